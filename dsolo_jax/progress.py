@@ -1,0 +1,37 @@
+"""Progress of long work: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def progress(items: Iterable[T], total: int, what: str, *, unit: str = "image") -> Iterator[T]:
+    """Yields `items`, reporting on stderr how many of `total` are done, the rate and the time left.
+
+    On a terminal this is tqdm's bar; elsewhere one line every ten seconds and one at the end, so
+    that a log stays readable.
+    """
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=what, unit=unit)
+        return
+    start = last = time.monotonic()
+    done = 0
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= _SECONDS_BETWEEN_LINES or done == total:
+            rate = done / max(now - start, 1e-9)
+            left = (total - done) / rate
+            print(
+                f"{what}: {done}/{total} {unit}s, {rate:.2f} {unit}s/s, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
+            last = now
