@@ -1,0 +1,49 @@
+"""Writing so that nothing half-written stays behind."""
+
+import contextlib
+import errno
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[None]:
+    """Lets the system's errors while writing name the file.
+
+    Raises:
+        OSError: naming `path` and what the system said, e.g. PermissionError on a read-only folder
+            or errno ENOSPC on a full disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = f"cannot write {path}: {error.strerror or error}"
+        raise OSError(error.errno or errno.EIO, message) from error
+
+
+@contextlib.contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary path beside `path`, renamed to `path` when the block ends well.
+
+    The temporary file has the suffix of `path`, so writers that go by the suffix see the right one.
+    When the block raises or is interrupted it is removed, and an older file at `path` is left as it
+    was. Missing folders above `path` are made.
+
+        with atomic("outputs/results.json") as temporary:
+            temporary.write_text(text)
+
+    Raises:
+        OSError: naming `path`, see `writing`.
+    """
+    path = Path(path).expanduser()
+    temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            temporary.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)

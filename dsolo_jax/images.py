@@ -1,0 +1,416 @@
+"""Pictures and label maps: read, resize, cut into patches, draw."""
+
+import functools
+import io
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, UInt8
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from dsolo_jax.files import atomic
+
+# OpenAI CLIP's preprocessor_config.json, for pixels in 0..1.
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
+    """A picture as RGB, upright.
+
+    From a path or a PIL image: the EXIF rotation is applied, of an animation the current (in files,
+    the first) frame is taken, what is transparent shows white, 16-bit grey is scaled to 8 bits
+    (not clipped), every other mode goes through PIL's conversion. Arrays are taken as they are.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is empty, cut short or no picture; an array of another type or
+            shape; a picture of more pixels than PIL's own guard, `PIL.Image.MAX_IMAGE_PIXELS`.
+    """
+    if isinstance(image, Image.Image):
+        return _rgb(image, f"the PIL image of mode {image.mode}")
+    if isinstance(image, str | os.PathLike):
+        return decode_image(_read(image), str(image))
+    return _checked(image)
+
+
+def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
+    """`read_image` of an encoded picture in memory; `name` is what errors call it."""
+    return _rgb(_open(data, name), name)
+
+
+def read_labels(path: str | os.PathLike) -> Int[np.ndarray, "H W"]:
+    """A label map, int32, from a file of one index a pixel.
+
+    Palette files give their indices, not their colours; 8-bit and 16-bit grey files their values;
+    1-bit files 0 and 1.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is empty, cut short, no picture, or coloured.
+    """
+    return decode_labels(_read(path), str(path))
+
+
+def decode_labels(data: bytes, name: str) -> Int[np.ndarray, "H W"]:
+    """`read_labels` of an encoded label map in memory; `name` is what errors call it."""
+    image = _open(data, name)
+    if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
+        raise ValueError(
+            f"{name} is a label file of mode {image.mode} ({len(image.getbands())} channels), "
+            "wanted one index a pixel (mode P, L or I;16); turn colours into class indices first"
+        )
+    return np.asarray(image).astype(np.int32)
+
+
+def resized_size(
+    height: int, width: int, *, short_side: int, long_side: int, multiple: int
+) -> tuple[int, int]:
+    """(height, width) of a picture brought to the working size, its proportions kept.
+
+        scale = min(long_side / max(H, W), short_side / min(H, W))        (mmseg's keep-ratio rule)
+        side  = multiple · max(1, round(side · scale / multiple))
+
+    Each side goes to the nearest multiple of the patch, so that nothing is dropped or padded when
+    the picture is cut; the proportions change by at most half a patch a side (ours).
+    """
+    sides = {
+        "height": height,
+        "width": width,
+        "short_side": short_side,
+        "long_side": long_side,
+        "multiple": multiple,
+    }
+    for name, value in sides.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}, wanted at least 1")
+    # As a ratio of integers: ties do not hang on a rounding error.
+    large, small = max(height, width), min(height, width)
+    if long_side * small <= short_side * large:
+        to, of = long_side, large
+    else:
+        to, of = short_side, small
+    return tuple(
+        multiple * max(1, (2 * side * to + of * multiple) // (2 * of * multiple))
+        for side in (height, width)
+    )
+
+
+def resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """`image` at `size` (height, width), by PIL's bilinear filter.
+
+    On the way down PIL widens the filter to the step and so averages what it drops; mmseg's
+    cv2.INTER_LINEAR reads 2 x 2 pixels at any step and aliases. On the way up the two agree to
+    rounding.
+    """
+    if image.shape[:2] == tuple(size):
+        return image
+    height, width = size
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def to_patches(
+    pixels: UInt8[Array, "H W 3"],
+    patch_size: int,
+    mean: Sequence[float] = CLIP_MEAN,
+    std: Sequence[float] = CLIP_STD,
+) -> Float[Array, "N P*P*3"]:
+    """Normalised pixels, cut into patches: (pixels / 255 - mean) / std, float32.
+
+    Patches in raster order, inside a patch (row, column, channel). A numpy array gives a numpy
+    array, a jax array (also inside jit) a jax array.
+
+    Raises:
+        ValueError: a side that is no multiple of the patch.
+    """
+    height, width, channels = pixels.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"picture of {height} x {width} does not divide into patches of {patch_size}; "
+            "resize it to `resized_size(..., multiple=patch_size)` first"
+        )
+    h, w = height // patch_size, width // patch_size
+    normal = (pixels.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
+    grid = normal.reshape(h, patch_size, w, patch_size, channels).transpose(0, 2, 1, 3, 4)
+    return grid.reshape(h * w, patch_size * patch_size * channels)
+
+
+def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:
+    """Writes a picture (uint8 [H, W, 3]) or a label map (integers [H, W]) as PNG, atomically.
+
+    Label maps become 8-bit grey where every value is at most 255, else 16-bit grey; `read_labels`
+    gives them back.
+
+    Raises:
+        ValueError: a label below 0 or above 65535.
+        OSError: naming `path`, if it cannot be written.
+    """
+    if not isinstance(image, Image.Image):
+        array = np.asarray(image)
+        image = Image.fromarray(_smallest_grey(array, path) if array.ndim == 2 else array)
+    with atomic(path) as temporary:
+        image.save(temporary, format="PNG")
+
+
+def _smallest_grey(labels: np.ndarray, path: str | os.PathLike) -> np.ndarray:
+    low, high = labels.min(initial=0), labels.max(initial=0)
+    if labels.dtype.kind not in "iu" or low < 0 or high > 65535:
+        raise ValueError(
+            f"label map for {path} is {labels.dtype} with values {low}..{high}, wanted integers in "
+            "0..65535"
+        )
+    return labels.astype(np.uint8 if high <= 255 else np.uint16)
+
+
+def palette(num_classes: int) -> UInt8[np.ndarray, "C 3"]:
+    """A colour for each class, always the same and, the first ones above all, far apart.
+
+    Each colour is the one farthest, in CIE Lab, from all before it, among the candidates of a grid
+    of RGB values that are neither dark, pale, greyish nor glaring (ours). 1200 at most;
+    beyond that they come round again.
+    """
+    return _colours()[np.arange(num_classes) % len(_colours())]
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    candidates = np.stack(np.meshgrid(*[np.linspace(20, 245, 17)] * 3), -1).reshape(-1, 3)
+    lab = _lab(candidates / 255)
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    usable = (42 < lightness) & (lightness < 84) & (28 < chroma) & (chroma < 90)
+    candidates, lab = candidates[usable], lab[usable]
+    chosen = [int(np.argmin(((candidates - _FIRST_COLOUR) ** 2).sum(1)))]
+    nearest = np.full(len(lab), np.inf)
+    while len(chosen) < _MAX_COLOURS:
+        nearest = np.minimum(nearest, ((lab - lab[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(nearest.argmax()))
+    return np.round(candidates[chosen]).astype(np.uint8)
+
+
+_FIRST_COLOUR = (60, 140, 220)
+_MAX_COLOURS = 1200
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB [..., 3] in 0..1 to CIE Lab (white D65), where distances are those seen."""
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    x, y, z = np.moveaxis(linear @ _XYZ_OF_RGB.T / _WHITE, -1, 0)
+    fx, fy, fz = (np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116) for t in (x, y, z))
+    return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], axis=-1)
+
+
+_XYZ_OF_RGB = np.array(
+    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+)
+_WHITE = np.array([0.9505, 1.0, 1.089])
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: Int[np.ndarray, "H W"],
+    names: Sequence[str],
+    *,
+    opacity: float = 0.55,
+) -> Image.Image:
+    """The picture under its classes' colours, and a legend of the classes present.
+
+    The legend names the classes by their share of the pixels, largest first, 24 at most. For
+    display, pictures whose longer side is below 480 pixels are enlarged by a whole factor (nearest
+    neighbour) and those above 1600 shrunk; the shares are those of the map as given.
+
+    Args:
+        image: the picture.
+        labels: an index into `names` for each pixel.
+        names: the classes, in label order.
+        opacity: weight of the colours, 0 (picture alone) to 1 (colours alone).
+
+    Raises:
+        ValueError: sizes that differ, a label without a name, an opacity outside 0..1.
+    """
+    if labels.shape != image.shape[:2]:
+        raise ValueError(
+            f"labels have shape {labels.shape}, wanted the picture's {image.shape[:2]}"
+        )
+    if labels.min() < 0 or labels.max() >= len(names):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"labels hold {wrong}, wanted 0..{len(names) - 1} for {len(names)} names")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}, wanted 0..1")
+
+    colours = palette(len(names))
+    counts = np.bincount(labels.ravel(), minlength=len(names))
+    entries = [
+        (names[c], counts[c] / labels.size, colours[c])
+        for c in np.argsort(-counts, kind="stable")
+        if counts[c]
+    ]
+    picture, shown = _for_display(image, labels)
+    mixed = (1 - opacity) * picture + opacity * colours[shown]
+    mixed[_borders(shown)] = _BORDER
+    return _with_legend(Image.fromarray(np.round(mixed).astype(np.uint8)), entries)
+
+
+_SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
+_LEGEND_ENTRIES, _NAME_LETTERS = 24, 28
+_BORDER = (255, 255, 255)
+_PAPER, _INK, _FAINT = (255, 255, 255), (34, 34, 34), (128, 128, 128)
+
+
+def _for_display(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and labels brought to a size worth looking at."""
+    height, width = labels.shape
+    longest = max(height, width)
+    factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
+    shrink = min(1.0, _LONGEST_DISPLAY / longest)
+    h, w = (max(1, round(side * factor * shrink)) for side in (height, width))
+    rows, columns = np.arange(h) * height // h, np.arange(w) * width // w
+    nearest = np.ix_(rows, columns)
+    return (resize(image, (h, w)) if shrink < 1 else image[nearest]), labels[nearest]
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """True where the pixel to the right or below is of another class."""
+    mask = np.zeros(labels.shape, bool)
+    mask[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    mask[:-1] |= labels[:-1] != labels[1:]
+    return mask
+
+
+def _with_legend(picture: Image.Image, entries: list[tuple[str, float, np.ndarray]]) -> Image.Image:
+    """`picture` above a table of (name, share, colour), read down the columns."""
+    size = min(26, max(15, max(picture.size) // 45))
+    font = ImageFont.load_default(size)
+    row, gap = round(1.6 * size), size
+    rows = [(_shortened(name), _percent(share), colour) for name, share, colour in entries]
+    rows, rest = rows[:_LEGEND_ENTRIES], len(rows) - _LEGEND_ENTRIES
+    name_width = max(math.ceil(font.getlength(name)) for name, _, _ in rows)
+    share_width = math.ceil(font.getlength("100.0 %"))
+    cell = row + name_width + gap + share_width + 2 * gap
+
+    width = max(picture.width, cell, _SHORTEST_DISPLAY)
+    columns = max(1, min(len(rows), (width - gap) // cell))
+    depth = -(-len(rows) // columns)
+    height = picture.height + gap + (depth + (rest > 0)) * row + gap
+    canvas = Image.new("RGB", (width, height), _PAPER)
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, share, colour) in enumerate(rows):
+        x = gap + index // depth * cell
+        y = picture.height + gap + index % depth * row + row // 2
+        half = size // 2
+        draw.rounded_rectangle((x, y - half, x + size, y + half), size // 5, tuple(colour.tolist()))
+        draw.text((x + row, y), name, _INK, font, anchor="lm")
+        end = x + row + name_width + gap + share_width
+        draw.text((end, y), share, _FAINT, font, anchor="rm")
+    if rest > 0:
+        y = picture.height + gap + depth * row + row // 2
+        draw.text((gap + row, y), f"+{rest} more", _FAINT, font, anchor="lm")
+    return canvas
+
+
+def _shortened(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1].rstrip(" ,") + "…"
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
+
+
+# ---- decoding ------------------------------------------------------------------------------------
+
+
+def _read(path: str | os.PathLike) -> bytes:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(f"no such file: {path}")
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder, wanted a picture file")
+    return path.read_bytes()
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """The decoded picture; PIL's decoders raise all sorts, one sort leaves here."""
+    if not data:
+        raise ValueError(f"{name} is empty (0 bytes), {_WANTED}")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} is too large ({error}); {_SHRINK}") from error
+    except Exception as error:
+        raise ValueError(
+            f"{name} is no picture, or cut short: {len(data)} bytes starting with {data[:12]!r}, "
+            f"{_WANTED}"
+        ) from error
+    _guard(image, name)
+    try:
+        image.load()
+    except Exception as error:
+        raise ValueError(
+            f"{name} is damaged or cut short: a {image.format} of {image.width} x {image.height} "
+            f"in {len(data)} bytes that does not decode ({error}), {_WANTED}"
+        ) from error
+    return image
+
+
+_WANTED = "wanted a whole picture PIL can read (JPEG, PNG, WebP, TIFF, ...); fetch it again"
+_SHRINK = "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+
+
+def _guard(image: Image.Image, name: str) -> None:
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        raise ValueError(
+            f"{name} is too large: {image.width} x {image.height}, wanted at most {limit} pixels; "
+            f"{_SHRINK}"
+        )
+
+
+def _rgb(image: Image.Image, name: str) -> np.ndarray:
+    _guard(image, name)
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith(("I", "F")):
+        return _grey_16(np.asarray(image), name)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(paper, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey_16(grey: np.ndarray, name: str) -> np.ndarray:
+    """16 bits to 8: the brightest, 65535, becomes 255."""
+    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:
+        raise ValueError(
+            f"{name} holds {grey.dtype} values from {grey.min()} to {grey.max()}, wanted at most "
+            "16 bits; scale it to 8 bits first, its range has no agreed meaning"
+        )
+    eight = ((grey.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    return np.repeat(eight[:, :, None], 3, axis=2)
+
+
+def _checked(image: np.ndarray) -> np.ndarray:
+    if not hasattr(image, "__array__"):
+        raise TypeError(
+            f"image is a {type(image).__name__}, wanted a path, a PIL image or uint8 [H, W, 3]"
+        )
+    array = np.asarray(image)
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
+        return array
+    if array.dtype != np.uint8:
+        hint = "for values in 0..1: (255 * image).round().astype(np.uint8)"
+    elif array.ndim == 2:
+        hint = "for a grey picture: np.repeat(image[:, :, None], 3, axis=2)"
+    elif array.ndim == 3 and array.shape[0] == 3:
+        hint = "channels come last: image.transpose(1, 2, 0)"
+    elif array.ndim == 3 and array.shape[2] == 4:
+        hint = "for RGBA: PIL.Image.fromarray(image), which is put on white"
+    else:
+        hint = "one picture at a time, with at least one pixel"
+    raise ValueError(
+        f"image is an array of {array.dtype} {list(array.shape)}, wanted uint8 [H, W, 3]; {hint}"
+    )

@@ -1,0 +1,200 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsolo_jax import datasets
+from dsolo_jax.datasets import prepared
+
+ADE = datasets.benchmark("ade20k")
+
+
+def test_the_classes_are_the_150_of_the_field():
+    assert len(ADE.classes) == 150
+    assert ADE.classes[:4] == ("wall", "building", "sky", "floor")
+    assert ADE.classes[-1] == "flag"
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="unknown dataset 'ade20'.*'ade20k'"):
+        datasets.load("ade20", "anywhere")
+
+
+@pytest.mark.parametrize("level", ["itself", "parent"])
+def test_what_is_prepared_is_what_the_files_hold(ade20k, tmp_path, level):
+    source = ade20k if level == "itself" else ade20k.parent
+    assert prepared.prepare(ADE, source, tmp_path)
+    dataset = datasets.load("ade20k", tmp_path)
+    assert dataset.ids == tuple(f"ADE_val_{i:08d}" for i in (1, 2, 3, 4))
+    assert dataset.classes == ADE.classes and dataset.ignore == 255
+    for index, name in enumerate(dataset.ids):
+        example = dataset[index]
+        assert example["id"] == name
+        with Image.open(ade20k / f"images/validation/{name}.jpg") as picture:
+            np.testing.assert_array_equal(example["image"], np.asarray(picture))
+        with Image.open(ade20k / f"annotations/validation/{name}.png") as labels:
+            stored = np.asarray(labels).astype(int)
+        assert stored.min() == 0 and stored.max() == 150
+        np.testing.assert_array_equal(example["labels"], np.where(stored == 0, 255, stored - 1))
+        assert example["labels"].dtype == np.int32
+    assert prepared.counts(ADE, tmp_path) == {"validation": 4}
+
+
+def test_the_training_split_is_prepared_where_it_is(ade20k, tmp_path):
+    for part in ("images", "annotations"):
+        shutil.copytree(ade20k / part / "validation", ade20k / part / "training")
+    next((ade20k / "images/training").iterdir()).unlink()
+    prepared.prepare(ADE, ade20k, tmp_path)
+    assert len(datasets.load("ade20k", tmp_path, "training")) == 3
+    with pytest.raises(ValueError, match="unknown split.*'val'.*choose one of: "):
+        datasets.load("ade20k", tmp_path, "val")
+
+
+def test_tensorflow_is_not_needed(ade20k, tmp_path):
+    program = (
+        "import pathlib, sys\n"
+        "import dsolo_jax.datasets as d\n"
+        "assert not {'tensorflow_datasets', 'grain'} & set(sys.modules)\n"
+        "from dsolo_jax.datasets import prepared\n"
+        f"source, data = pathlib.Path({str(ade20k)!r}), pathlib.Path({str(tmp_path)!r})\n"
+        "prepared.prepare(d.benchmark('ade20k'), source, data)\n"
+        "dataset = d.load('ade20k', data)\n"
+        "read = list(d.examples(dataset, range(4), transform=lambda e: e))\n"
+        "assert not {'tensorflow', 'torch', 'cv2'} & set(sys.modules)\n"
+        "print(len(read))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "4\n"
+
+
+def test_what_is_there_is_kept_unless_told_otherwise(ade20k, tmp_path):
+    prepared.prepare(ADE, ade20k, tmp_path)
+    for part, suffix in (("images", "jpg"), ("annotations", "png")):
+        (ade20k / part / "validation" / f"ADE_val_00000001.{suffix}").unlink()
+    assert not prepared.prepare(ADE, ade20k, tmp_path)
+    assert len(datasets.load("ade20k", tmp_path)) == 4
+    assert prepared.prepare(ADE, ade20k, tmp_path, overwrite=True)
+    assert len(datasets.load("ade20k", tmp_path)) == 3
+
+
+def test_a_build_that_fails_leaves_the_older_one(ade20k, tmp_path):
+    prepared.prepare(ADE, ade20k, tmp_path)
+    (ade20k / "images/validation/ADE_val_00000003.jpg").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"ADE_val_00000003\.jpg is empty"):
+        prepared.prepare(ADE, ade20k, tmp_path, overwrite=True)
+    assert [path.name for path in (tmp_path / "ade20k").iterdir()] == ["1.0.0"]
+    assert len(datasets.load("ade20k", tmp_path)) == 4
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(ade20k, tmp_path, monkeypatch):
+    """Stands for the disk: ArrayRecord raises RuntimeError where a write fails."""
+
+    def full(self):
+        raise RuntimeError("write() failed: No space left on device")
+
+    monkeypatch.setattr(prepared._Builder, "download_and_prepare", full)
+    with pytest.raises(OSError, match=r"cannot write .*1\.0\.0: .*No space left"):
+        prepared.prepare(ADE, ade20k, tmp_path)
+    assert not list((tmp_path / "ade20k").iterdir())
+
+
+def test_records_that_were_lost_on_the_way_are_noticed(ade20k, tmp_path, monkeypatch):
+    build = prepared._Builder.download_and_prepare
+
+    def losing(self):
+        build(self)
+        records = next(self.data_path.glob("*.array_record*"))
+        os.truncate(records, os.path.getsize(records) // 2)
+
+    monkeypatch.setattr(prepared._Builder, "download_and_prepare", losing)
+    with pytest.raises(ValueError, match="damaged"):
+        prepared.prepare(ADE, ade20k, tmp_path)
+    assert not list((tmp_path / "ade20k").iterdir())
+
+
+def test_a_killed_build_is_no_dataset_and_the_next_one_cleans_up(ade20k, tmp_path):
+    program = (
+        "import os, pathlib\n"
+        "from dsolo_jax import datasets\n"
+        "from dsolo_jax.datasets import prepared\n"
+        "def decode(encoded, *_, seen=[]):\n"
+        "    seen.append(encoded)\n"
+        f"    if len(seen) == 3: os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
+        "prepared.decode = decode\n"
+        "prepared.prepare(datasets.benchmark('ade20k'), "
+        f"pathlib.Path({str(ade20k)!r}), pathlib.Path({str(tmp_path)!r}))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert list((tmp_path / "ade20k").iterdir())
+    with pytest.raises(FileNotFoundError, match="not prepared"):
+        datasets.load("ade20k", tmp_path)
+    prepared.prepare(ADE, ade20k, tmp_path)
+    assert [path.name for path in (tmp_path / "ade20k").iterdir()] == ["1.0.0"]
+    assert len(datasets.load("ade20k", tmp_path)) == 4
+
+
+def test_not_prepared_says_how_and_where_from(tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        datasets.load("ade20k", tmp_path / "my data")
+    message = str(raised.value)
+    assert f"--dataset=ade20k --source=DIR --data_dir='{tmp_path}/my data'" in message
+    assert "python -m experiments.prepare" in message
+    assert "ADEChallengeData2016.zip" in message and "sceneparsing.csail.mit.edu" in message
+
+
+@pytest.mark.parametrize("damage", ["remove", "empty", "cut", "metadata"])
+def test_damaged_records_say_build_again(ade20k, tmp_path, damage):
+    prepared.prepare(ADE, ade20k, tmp_path)
+    place = prepared.directory(ADE, tmp_path)
+    records = next(place.glob("*.array_record*"))
+    {
+        "remove": records.unlink,
+        "empty": lambda: records.write_bytes(b""),
+        "cut": lambda: os.truncate(records, records.stat().st_size // 2),
+        "metadata": (place / "metadata.json").unlink,
+    }[damage]()
+    with pytest.raises(ValueError, match=r"ade20k at .*1\.0\.0 is damaged .*--overwrite"):
+        datasets.load("ade20k", tmp_path)[2]
+
+
+def test_the_wrong_folder_says_what_is_wanted_and_found(tmp_path):
+    (tmp_path / "source" / "ADE20K_2021").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"wanted .*images/validation.*found .*ADE20K_2021"):
+        prepared.prepare(ADE, tmp_path / "source", tmp_path)
+    with pytest.raises(FileNotFoundError, match="found no such folder"):
+        prepared.prepare(ADE, tmp_path / "nowhere", tmp_path)
+    assert not (tmp_path / "ade20k").exists()
+
+
+def test_every_fault_of_the_originals_is_named(ade20k, tmp_path):
+    images, labels = ade20k / "images/validation", ade20k / "annotations/validation"
+    name = "ADE_val_00000002"
+    jpeg, png = (images / f"{name}.jpg").read_bytes(), (labels / f"{name}.png").read_bytes()
+
+    def expect(kind, message):
+        with pytest.raises(kind, match=message):
+            prepared.prepare(ADE, ade20k, tmp_path)
+        assert not prepared.directory(ADE, tmp_path).exists()
+        (images / f"{name}.jpg").write_bytes(jpeg)
+        (labels / f"{name}.png").write_bytes(png)
+
+    (labels / f"{name}.png").unlink()
+    expect(FileNotFoundError, rf"1 of 4 pictures .*missing {name}\.png")
+    (images / f"{name}.jpg").write_bytes(jpeg[:-60])
+    expect(ValueError, rf"{name}\.jpg is damaged or cut short")
+    (labels / f"{name}.png").write_bytes(png[:-40])
+    expect(ValueError, rf"{name}\.png is damaged or cut short")
+    Image.new("L", (9, 6)).save(labels / f"{name}.png")
+    expect(ValueError, rf"{name}\.png is 6 x 9 .*{name}\.jpg, 7 x 9")
+    Image.fromarray(np.full((7, 9), 151, np.uint8)).save(labels / f"{name}.png")
+    expect(ValueError, rf"{name}\.png holds the label 151 \(63 pixels.*wanted 0\.\.150")
+    Image.new("RGB", (9, 7)).save(labels / f"{name}.png")
+    expect(ValueError, rf"{name}\.png is a label file of mode RGB")
+    prepared.prepare(ADE, ade20k, tmp_path)

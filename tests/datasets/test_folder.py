@@ -1,0 +1,144 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsolo_jax import datasets
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Writes pictures, label maps and classes; returns the arguments of `load_folder`."""
+
+    def write(labels, classes="cat\ndog, hound\nsky\n", suffix="jpg"):
+        for part in ("images", "labels"):
+            (tmp_path / part).mkdir(exist_ok=True)
+        for name, stored in labels.items():
+            stored = np.array(stored)
+            picture = np.full((*stored.shape, 3), 90, np.uint8)
+            Image.fromarray(picture).save(tmp_path / "images" / f"{name}.{suffix}")
+            Image.fromarray(stored.astype(np.uint8)).save(tmp_path / "labels" / f"{name}.png")
+        (tmp_path / "classes.txt").write_text(classes)
+        return tmp_path / "images", tmp_path / "labels", tmp_path / "classes.txt"
+
+    return write
+
+
+def test_pictures_and_labels_are_matched_by_stem_and_sorted(folder):
+    places = folder({"b": [[0, 1]], "a": [[2, 255]], "c.d": [[1, 1]]})
+    (places[0] / ".DS_Store").write_text("")
+    (places[0] / "._a.jpg").write_text("")
+    Image.new("L", (2, 1)).save(places[1] / "without_picture.png")
+    dataset = datasets.load_folder(*places)
+    assert dataset.ids == ("a", "b", "c.d")
+    assert dataset.classes == ("cat", "dog, hound", "sky")
+    assert len(dataset) == 3 and dataset.ignore == 255
+    example = dataset[0]
+    assert example["id"] == "a" and example["image"].shape == (1, 2, 3)
+    assert example["labels"].dtype == np.int32
+    np.testing.assert_array_equal(example["labels"], [[2, 255]])
+
+
+@pytest.mark.parametrize(
+    "options, stored, expected",
+    [
+        ({}, [[0, 1, 2, 255]], [[0, 1, 2, 255]]),
+        ({"label_offset": -1}, [[0, 1, 3, 255]], [[255, 0, 2, 255]]),
+        ({"label_offset": 1}, [[0, 1, 255]], [[1, 2, 255]]),
+        ({"ignore": 0}, [[0, 1, 2]], [[255, 1, 2]]),
+        ({"ignore": 0, "label_offset": -1}, [[0, 1, 3]], [[255, 0, 2]]),
+        ({"ignore": 7, "label_offset": -1}, [[7, 1, 0]], [[255, 0, 255]]),
+        ({"ignore": -1}, [[0, 1, 2]], [[0, 1, 2]]),
+    ],
+)
+def test_ignore_and_offset(folder, options, stored, expected):
+    dataset = datasets.load_folder(*folder({"a": stored}), **options)
+    np.testing.assert_array_equal(dataset[0]["labels"], expected)
+
+
+def test_more_than_255_classes_have_another_ignored_value(folder):
+    places = folder({"a": [[0, 0]]}, classes="\n".join(f"class {i}" for i in range(300)))
+    Image.fromarray(np.array([[299, 255]], np.uint16)).save(places[1] / "a.png")
+    dataset = datasets.load_folder(*places, ignore=65535)
+    np.testing.assert_array_equal(dataset[0]["labels"], [[299, 255]])
+    assert dataset.ignore == 65535
+
+
+@pytest.mark.parametrize(
+    "options, stored, found, wanted",
+    [
+        ({}, 3, "3", r"0\.\.2, 255"),
+        ({"label_offset": -1}, 4, "4", r"0\.\.3, 255"),
+        ({"label_offset": 1}, 2, "2", r"0\.\.1, 255"),
+        ({"ignore": 0}, 255, "255", r"0\.\.2;"),
+    ],
+)
+def test_labels_outside_the_classes_name_file_value_and_settings(
+    folder, options, stored, found, wanted
+):
+    dataset = datasets.load_folder(*folder({"a": [[stored, 1]]}), **options)
+    with pytest.raises(ValueError, match=rf"a\.png holds the label {found} \(1 .*wanted {wanted}"):
+        dataset[0]
+    with pytest.raises(ValueError, match=r"classes\.txt has 3 classes, ignore is"):
+        dataset[0]
+
+
+def test_sizes_that_differ_are_both_named(folder):
+    places = folder({"a": [[0, 1]]})
+    Image.new("L", (5, 4)).save(places[1] / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png is 4 x 5 .* picture .*a\.jpg, 1 x 2"):
+        datasets.load_folder(*places)[0]
+
+
+def test_pictures_without_labels_are_listed_and_counted(folder):
+    places = folder({f"p{i}": [[0]] for i in range(9)})
+    for i in range(1, 8):
+        (places[1] / f"p{i}.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"7 of 9 pictures .*p1\.png, .*p5\.png and 2 more"):
+        datasets.load_folder(*places)
+
+
+def test_empty_and_missing_folders(folder, tmp_path):
+    images, labels, classes = folder({})
+    with pytest.raises(FileNotFoundError, match="no pictures in .*images"):
+        datasets.load_folder(images, labels, classes)
+    with pytest.raises(FileNotFoundError, match="no folder of pictures at .*nowhere"):
+        datasets.load_folder(tmp_path / "nowhere", labels, classes)
+
+
+def test_two_pictures_of_one_stem_are_refused(folder):
+    places = folder({"a": [[0]]})
+    Image.new("RGB", (1, 1)).save(places[0] / "a.png")
+    with pytest.raises(ValueError, match=r"a\.jpg and a\.png in .* have one name"):
+        datasets.load_folder(*places)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("", "is empty"),
+        ("\n \n", "is empty"),
+        ("cat\n\ndog\n", "line 2 of .* is empty"),
+        ("cat; kitten\n", "separate synonyms by ', '"),
+    ],
+)
+def test_bad_class_files(folder, text, message):
+    places = folder({"a": [[0]]}, classes=text)
+    with pytest.raises(ValueError, match=message):
+        datasets.load_folder(*places)
+
+
+def test_class_files_of_other_systems(folder):
+    places = folder({"a": [[0]]})
+    places[2].write_bytes("\ufeffcat, Kätzchen\r\ndog\r\n\r\n".encode())
+    assert datasets.load_folder(*places).classes == ("cat, Kätzchen", "dog")
+    with pytest.raises(FileNotFoundError, match=r"no class file at .*none\.txt"):
+        datasets.load_folder(*places[:2], places[2].parent / "none.txt")
+
+
+def test_damaged_pictures_are_named(folder):
+    places = folder({"a": [[0]], "b": [[0]]})
+    (places[0] / "b.jpg").write_bytes(b"")
+    dataset = datasets.load_folder(*places)
+    dataset[0]
+    with pytest.raises(ValueError, match=r"b\.jpg is empty"):
+        dataset[1]

@@ -1,0 +1,357 @@
+import io
+import warnings
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsolo_jax import images
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def noise(height, width, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+# ---- reading -------------------------------------------------------------------------------------
+
+
+def test_paths_pil_images_and_arrays_are_one(tmp_path):
+    pixels = noise(5, 7)
+    path = tmp_path / "picture.png"
+    Image.fromarray(pixels).save(path)
+    for image in (path, str(path), Image.fromarray(pixels), pixels):
+        read = images.read_image(image)
+        assert read.dtype == np.uint8
+        np.testing.assert_array_equal(read, pixels)
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "PA"]
+)
+def test_every_mode_becomes_rgb(mode):
+    assert images.read_image(Image.new(mode, (4, 3))).shape == (3, 4, 3)
+
+
+def test_grey_has_three_equal_channels():
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    read = images.decode_image(encoded(Image.fromarray(grey)), "grey.png")
+    np.testing.assert_array_equal(read, np.repeat(grey[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_scaled_not_clipped(kind):
+    grey = np.array([[0, 257, 32896, 65535]], np.uint16)
+    read = images.decode_image(encoded(Image.fromarray(grey), kind), "deep")
+    np.testing.assert_array_equal(read[0, :, 0], [0, 1, 128, 255])
+
+
+def test_float_pictures_are_refused():
+    data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
+    with pytest.raises(ValueError, match=r"depth\.tif holds float32 .* scale it to 8 bits"):
+        images.decode_image(data, "depth.tif")
+
+
+def test_what_is_transparent_shows_white():
+    rgba = np.array([[[200, 10, 20, 0], [200, 10, 20, 255], [0, 0, 0, 128]]], np.uint8)
+    read = images.decode_image(encoded(Image.fromarray(rgba)), "cutout.png")
+    np.testing.assert_array_equal(read[0], [[255] * 3, [200, 10, 20], [127] * 3])
+
+    indices = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    indices.putpalette([9, 9, 9, 50, 60, 70])
+    read = images.decode_image(encoded(indices, transparency=0), "palette.png")
+    np.testing.assert_array_equal(read[0], [[255] * 3, [50, 60, 70]])
+
+
+def test_pictures_are_turned_upright():
+    pixels = noise(4, 6)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored lying on its left side
+    data = encoded(Image.fromarray(pixels), exif=exif)
+    np.testing.assert_array_equal(images.decode_image(data, "phone"), np.rot90(pixels, -1))
+
+
+def test_of_an_animation_the_first_frame_is_read():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(images.decode_image(data, "gif")[0, 0], [255, 0, 0])
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 4000), (8000, 8000)])
+def test_odd_and_large_sizes_are_read_without_a_warning(size):
+    data = encoded(Image.new("1", size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert images.decode_image(data, "odd").shape == (size[1], size[0], 3)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", [(10_000, 9_000), (20_000, 20_000)])
+def test_absurd_sizes_are_refused_before_they_are_decoded(size):
+    data = encoded(Image.new("1", size))
+    with pytest.raises(ValueError, match=r"bomb\.png is too large.*MAX_IMAGE_PIXELS"):
+        images.decode_image(data, "bomb.png")
+
+
+def test_files_that_are_no_pictures_are_named(tmp_path):
+    jpeg, png = (encoded(Image.fromarray(noise(40, 40)), kind) for kind in ("JPEG", "PNG"))
+    bad = {
+        "empty.jpg": (b"", r"empty \(0 bytes\)"),
+        "page.jpg": (b"<html>404</html>", r"no picture.*16 bytes starting with b'<html>404"),
+        "half.jpg": (jpeg[: len(jpeg) // 2], "cut short: a JPEG of 40 x 40"),
+        "half.png": (png[: len(png) // 2], "cut short: a PNG of 40 x 40"),
+        "head.png": (png[:20], "no picture, or cut short"),
+    }
+    for name, (data, message) in bad.items():
+        (tmp_path / name).write_bytes(data)
+        for read in (images.read_image, images.read_labels):
+            with pytest.raises(ValueError, match=f"{name} .*{message}"):
+                read(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=r"none\.jpg"):
+        images.read_image(tmp_path / "none.jpg")
+    with pytest.raises(ValueError, match="is a folder"):
+        images.read_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "array, way_out",
+    [
+        (np.zeros((4, 4, 3), np.float32), "255 \\* image"),
+        (np.zeros((4, 4), np.uint8), "np.repeat"),
+        (np.zeros((4, 4, 4), np.uint8), "PIL.Image.fromarray"),
+        (np.zeros((3, 4, 4), np.uint8), "transpose"),
+        (np.zeros((2, 4, 4, 3), np.uint8), "one picture at a time"),
+        (np.zeros((0, 4, 3), np.uint8), "at least one pixel"),
+    ],
+)
+def test_other_arrays_are_refused_with_the_way_out(array, way_out):
+    with pytest.raises(ValueError, match=way_out):
+        images.read_image(array)
+
+
+def test_other_things_are_refused():
+    with pytest.raises(TypeError, match="image is a NoneType, wanted a path"):
+        images.read_image(None)
+
+
+def test_labels_are_indices_whatever_holds_them(tmp_path):
+    small = np.array([[0, 1, 2], [254, 255, 7]], np.uint8)
+    with_palette = Image.fromarray(small).convert("P")
+    with_palette.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    large = small.astype(np.uint16) * 256 + 3
+    for image, expected in (
+        (Image.fromarray(small), small),
+        (with_palette, small),
+        (Image.fromarray(large), large),
+    ):
+        path = tmp_path / "labels.png"
+        image.save(path)
+        labels = images.read_labels(path)
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_coloured_labels_are_refused(tmp_path):
+    Image.fromarray(noise(2, 2)).save(tmp_path / "coloured.png")
+    with pytest.raises(ValueError, match=r"coloured\.png .*mode RGB \(3 channels\).*indices first"):
+        images.read_labels(tmp_path / "coloured.png")
+
+
+@pytest.mark.parametrize("highest, mode", [(255, "L"), (256, "I;16"), (65535, "I;16")])
+def test_label_maps_come_back_from_png(tmp_path, highest, mode):
+    labels = np.array([[0, 1], [2, highest]], np.int32)
+    images.write_png(tmp_path / "labels.png", labels)
+    np.testing.assert_array_equal(images.read_labels(tmp_path / "labels.png"), labels)
+    with Image.open(tmp_path / "labels.png") as written:
+        assert written.mode == mode
+
+
+def test_write_png_writes_pictures_and_refuses_what_png_cannot_hold(tmp_path):
+    pixels = noise(3, 4)
+    images.write_png(tmp_path / "picture.png", pixels)
+    np.testing.assert_array_equal(images.read_image(tmp_path / "picture.png"), pixels)
+    for wrong in (np.array([[-1]]), np.array([[65536]]), np.array([[0.5]])):
+        with pytest.raises(ValueError, match=r"wrong\.png"):
+            images.write_png(tmp_path / "wrong.png", wrong)
+    assert not (tmp_path / "wrong.png").exists()
+
+
+# ---- sizes and patches ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((480, 640), (336, 448)),
+        ((640, 480), (448, 336)),
+        ((512, 683), (336, 448)),  # 448.2 goes down
+        ((100, 5000), (48, 2048)),  # the long side binds; 40.96 -> 48
+        ((1, 5000), (16, 2048)),  # at least one patch
+        ((1, 1), (336, 336)),
+        ((336, 336), (336, 336)),
+        ((2, 3), (336, 512)),  # 504 = 31.5 patches: half goes up
+    ],
+)
+def test_resized_size(size, expected):
+    assert images.resized_size(*size, short_side=336, long_side=2048, multiple=16) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_resized_size_is_the_nearest_multiple_of_mmsegs_size(seed):
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(1, 4000, 2))
+    multiple = int(rng.choice([14, 16, 64]))
+    short, long = int(rng.integers(64, 800)), int(rng.integers(900, 2500))
+    scale = min(long / max(height, width), short / min(height, width))
+    resized = images.resized_size(
+        height, width, short_side=short, long_side=long, multiple=multiple
+    )
+    for side, new in zip((height, width), resized, strict=True):
+        assert new % multiple == 0 and new >= multiple
+        assert abs(new - side * scale) <= multiple / 2 + 1e-6 or new == multiple
+
+
+def test_resized_size_names_what_is_wrong():
+    with pytest.raises(ValueError, match="width is 0"):
+        images.resized_size(5, 0, short_side=336, long_side=2048, multiple=16)
+
+
+def test_resize_keeps_constants_and_averages_on_the_way_down():
+    flat = np.full((30, 50, 3), 77, np.uint8)
+    assert (images.resize(flat, (16, 32)) == 77).all()
+    stripes = np.zeros((8, 64, 3), np.uint8)
+    stripes[:, ::2] = 200
+    shrunk = images.resize(stripes, (8, 8))
+    assert shrunk.shape == (8, 8, 3)
+    assert (
+        abs(shrunk.astype(int) - 100).max() <= 10
+    )  # cv2 without averaging gives 0 or 200 in places
+    pixels = noise(6, 5)
+    np.testing.assert_array_equal(images.resize(pixels, (6, 5)), pixels)
+
+
+def test_patches_are_normalised_pixels_in_raster_order():
+    pixels, P = noise(6, 9), 3
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    patches = images.to_patches(pixels, P, mean, std)
+    assert patches.shape == (6, P * P * 3) and patches.dtype == np.float32
+    for n, (row, column) in enumerate((r, c) for r in range(2) for c in range(3)):
+        for y in range(P):
+            for x in range(P):
+                value = pixels[row * P + y, column * P + x] / 255.0
+                expected = (value - np.array(mean)) / np.array(std)
+                np.testing.assert_allclose(
+                    patches[n, (y * P + x) * 3 : (y * P + x) * 3 + 3],
+                    expected,
+                    rtol=1e-5,
+                    atol=1e-6,
+                )
+
+
+def test_patches_inside_jit_are_the_same():
+    pixels = noise(32, 48)
+    cut = jax.jit(images.to_patches, static_argnums=1)
+    np.testing.assert_allclose(cut(pixels, 16), images.to_patches(pixels, 16), rtol=1e-5, atol=1e-6)
+
+
+def test_normalisation_is_that_of_transformers():
+    transformers = pytest.importorskip("transformers")
+    processor = transformers.CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
+    pixels = noise(16, 32)
+    expected = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
+    patches = images.to_patches(pixels, 16).reshape(1, 2, 16, 16, 3)
+    ours = patches.transpose(4, 0, 2, 1, 3).reshape(3, 16, 32)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_that_do_not_divide_are_refused():
+    with pytest.raises(ValueError, match="30 x 32 does not divide into patches of 16"):
+        images.to_patches(noise(30, 32), 16)
+
+
+# ---- drawing -------------------------------------------------------------------------------------
+
+
+def test_colours_are_far_apart_and_do_not_change():
+    colours = images.palette(171)
+    assert colours.shape == (171, 3) and colours.dtype == np.uint8
+    np.testing.assert_array_equal(images.palette(20), colours[:20])
+    apart = np.abs(colours[:, None].astype(int) - colours[None]).sum(-1)
+    np.fill_diagonal(apart, 999)
+    assert apart.min() >= 18
+    assert apart[:20, :20].min() >= 60
+    assert images.palette(3000).shape == (3000, 3)
+
+
+@pytest.mark.parametrize(
+    "size, displayed",
+    [
+        ((1, 1), (480, 480)),
+        ((32, 32), (480, 480)),
+        ((300, 200), (600, 400)),
+        ((480, 640), (480, 640)),
+        ((2000, 1000), (1600, 800)),
+        ((1, 5000), (1, 1600)),
+    ],
+)
+def test_overlay_is_shown_at_a_size_to_look_at(size, displayed):
+    labels = np.zeros(size, np.int32)
+    drawn = images.overlay(np.zeros((*size, 3), np.uint8), labels, ["sky, cloud"])
+    height, width = displayed
+    assert drawn.mode == "RGB"
+    assert drawn.width == max(width, 480) and height < drawn.height < height + 120
+
+
+def test_overlay_mixes_the_colours_and_draws_borders():
+    image = noise(500, 500)
+    labels = np.zeros((500, 500), np.int32)
+    labels[:, 250:] = 2
+    colours = images.palette(3).astype(float)
+    drawn = np.asarray(images.overlay(image, labels, ["a", "b", "c"], opacity=0.4))
+    expected = 0.6 * image + 0.4 * colours[labels]
+    inside = np.ones(500, bool)
+    inside[249] = False
+    np.testing.assert_allclose(drawn[:500, inside], expected[:, inside], atol=0.51)
+    assert (drawn[:500, 249] == 255).all()
+
+
+def test_legend_has_the_classes_present_only_and_is_capped():
+    def height(present):
+        labels = np.arange(480 * 480).reshape(480, 480) % present
+        names = [f"class {i}" for i in range(150)]
+        return images.overlay(np.zeros((480, 480, 3), np.uint8), labels, names).height
+
+    assert height(1) < height(10) < height(24) < height(25) == height(150)
+
+
+def test_legend_puts_the_largest_class_first():
+    labels = np.zeros((480, 480), np.int32)
+    labels[:400] = 1
+    drawn = np.asarray(images.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["few", "many"]))
+    legend = drawn[480:].reshape(-1, 3)
+    first = [tuple(c) for c in legend.tolist()]
+    few, many = (tuple(c) for c in images.palette(2).tolist())
+    assert first.index(many) < first.index(few)
+
+
+def test_long_names_do_not_widen_the_overlay():
+    labels = np.zeros((480, 480), np.int32)
+    drawn = images.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["word " * 400])
+    assert drawn.width == 480
+
+
+def test_overlay_names_what_does_not_fit():
+    image, labels = noise(4, 4), np.zeros((4, 4), np.int32)
+    with pytest.raises(ValueError, match=r"\(2, 4\), wanted the picture's \(4, 4\)"):
+        images.overlay(image, labels[:2], ["a"])
+    with pytest.raises(ValueError, match=r"labels hold 1, wanted 0\.\.0 for 1 names"):
+        images.overlay(image, labels + 1, ["a"])
+    with pytest.raises(ValueError, match=r"opacity is 1\.5"):
+        images.overlay(image, labels, ["a"], opacity=1.5)
