@@ -12,14 +12,14 @@ T = TypeVar("T")
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def progress(items: Iterable[T], total: int, what: str, *, unit: str = "image") -> Iterator[T]:
+def progress(items: Iterable[T], total: int, what: str, *, unit: str = "images") -> Iterator[T]:
     """Yields `items`, reporting on stderr how many of `total` are done, the rate and the time left.
 
     On a terminal this is tqdm's bar; elsewhere one line every ten seconds and one at the end, so
     that a log stays readable.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=what, unit=unit)
+        yield from tqdm(items, total=total, desc=what, unit=f" {unit}")
         return
     start = last = time.monotonic()
     done = 0
@@ -30,7 +30,7 @@ def progress(items: Iterable[T], total: int, what: str, *, unit: str = "image") 
             rate = done / max(now - start, 1e-9)
             left = (total - done) / rate
             print(
-                f"{what}: {done}/{total} {unit}s, {rate:.2f} {unit}s/s, {left:.0f} s left",
+                f"{what}: {done}/{total} {unit}, {rate:.3g} {unit}/s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -89,7 +89,7 @@ def test_scores_are_functionals_of_the_plan(f, cost):
 
 
 def test_two_patches_in_closed_form():
-    """Cost [[0, 1], [1, 0]] and marginals (a, 1 − a), (½, ½): π₀₀ solves π₀₀π₁₁ = e^(2/ε) π₀₁π₁₀."""
+    """Cost [[0, 1], [1, 0]], marginals (a, 1 − a) and (½, ½): π₀₀π₁₁ = e^(2/ε) π₀₁π₁₀."""
     a, epsilon = 0.8, 0.5
     ratio = np.exp(2 / epsilon)
     # x (x + ½ − a) = ratio (a − x)(½ − x)

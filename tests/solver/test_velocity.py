@@ -81,8 +81,8 @@ def test_two_patches_in_closed_form():
     """T = [[1 − a, a], [a, 1 − a]] from (1, 0): the entries are (1 ± (1 − 2a)^l) / 2."""
     a, tau = 0.05, 0.5
     transition = np.array([[1 - a, a], [a, 1 - a]], np.float32)
-    l = np.arange(100)
-    ratio = (1 - (1 - 2 * a) ** l) / (1 + (1 - 2 * a) ** l)
+    step = np.arange(100)
+    ratio = (1 - (1 - 2 * a) ** step) / (1 + (1 - 2 * a) ** step)
     steps = solver.max_velocity(
         np.array([[1, 0]], np.float32), transition, tau=tau, interpolate=False
     ).steps

@@ -1,0 +1,62 @@
+"""Times the stages of the method beside what they are measured against, in the same run.
+
+python -m experiments.benchmark --stage=all --output=benchmark.json
+
+A ratio is ours over the baseline's. Shared machines drift: trust ratios, not seconds.
+"""
+
+import importlib
+import json
+import os
+import platform
+from pathlib import Path
+
+import jax
+from absl import flags
+
+import dsolo_jax as dsolo
+from dsolo_jax.files import atomic
+from experiments import common
+
+STAGES = ("solver", "upsample", "clip", "text")
+
+_STAGE = flags.DEFINE_enum("stage", "all", ["all", *STAGES], "What to time.")
+_OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")
+
+
+def main() -> None:
+    rows = []
+    for stage in STAGES if _STAGE.value == "all" else (_STAGE.value,):
+        for row in importlib.import_module(f"experiments.benchmarks.{stage}").run():
+            print(line(row), flush=True)
+            rows.append(row)
+    if _OUTPUT.value:
+        content = {"machine": machine(), "rows": rows}
+        with atomic(Path(_OUTPUT.value)) as temporary:
+            temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+
+def line(row: dict) -> str:
+    """A row as text; a baseline whose library is not installed leaves its columns empty."""
+    text = f"{row['stage']:9} {row['case']:44} {row['seconds']:10.5f} s"
+    if row.get("baseline_seconds"):
+        text += f"  {row['ratio']:6.3f} x {row['baseline']} ({row['baseline_seconds']:.5f} s)"
+    if row.get("flops"):
+        text += f"  {row['flops'] / 1e9:.2f} GFLOP"
+    if row.get("temporary_bytes"):
+        text += f"  {row['temporary_bytes'] / 2**20:.0f} MiB"
+    return text
+
+
+def machine() -> dict:
+    return {
+        "device": jax.devices()[0].device_kind,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "jax": jax.__version__,
+        "dsolo_jax": dsolo.__version__,
+    }
+
+
+if __name__ == "__main__":
+    common.run(main)
