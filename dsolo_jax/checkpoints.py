@@ -1,0 +1,280 @@
+"""Checkpoints in the layouts of transformers and diffusers: found, read, and turned into trees.
+
+A conversion is a table of rows (source name, target path, transform), read in both directions:
+`convert` fills a parameter tree from a checkpoint, `export` names a tree's arrays as the checkpoint
+does.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import huggingface_hub
+import numpy as np
+import safetensors
+import safetensors.numpy
+from huggingface_hub import errors as hub_errors
+
+from dsolo_jax.files import atomic
+
+Params = dict[str, Any]
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
+
+
+def folder(source: str | os.PathLike, files: Iterable[str]) -> Path:
+    """The local folder of a checkpoint: `source` itself, or the hub's snapshot of it.
+
+    Args:
+        source: a folder, or a hub id "owner/name".
+        files: patterns of the files wanted from the hub, e.g. "*.safetensors".
+
+    Raises:
+        FileNotFoundError: `source` is neither, or the hub has no such repository.
+        PermissionError: the repository is gated.
+        ConnectionError: the hub cannot be reached and the repository is not in the local cache.
+    """
+    path = Path(source).expanduser()
+    if str(source) and path.is_dir():
+        return path
+    instead = "give a local folder in the layout of transformers or diffusers instead"
+    if path.exists() or not _HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(
+            f"checkpoint {str(source)!r} is neither a folder nor a hub id of the form owner/name; "
+            "check the spelling, or download it and give its folder"
+        )
+    try:
+        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=list(files)))
+    except hub_errors.GatedRepoError as error:
+        raise PermissionError(
+            f"checkpoint {str(source)!r} is gated: accept its terms on the hub and log in with "
+            f"`hf auth login`, or {instead}"
+        ) from error
+    except hub_errors.RepositoryNotFoundError as error:
+        raise FileNotFoundError(
+            f"checkpoint {str(source)!r}: there is no such folder, and no such repository on the "
+            f"hub (a private one needs `hf auth login`); {instead}"
+        ) from error
+    except Exception as error:  # the hub's HTTP errors have no base of their own
+        raise ConnectionError(
+            f"checkpoint {str(source)!r}: there is no such folder, and the hub could not be "
+            f"reached ({type(error).__name__}); go online, or {instead}"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a checkpoint.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+        ValueError: it is no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} holds no {path.name}; a checkpoint is a folder in the layout of "
+            "transformers or diffusers, as `from_pretrained(...).save_pretrained(folder)` leaves it"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}); fetch the file again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, wanted an object")
+    return content
+
+
+def _read_file(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is truncated or no safetensors file ({error}); "
+            "fetch it again"
+        ) from error
+
+
+def read_tensors(directory: Path, stem: str = "model") -> dict[str, np.ndarray]:
+    """All tensors of `<stem>.safetensors`, or of the shards in `<stem>.safetensors.index.json`.
+
+    Raises:
+        FileNotFoundError: neither is there (only safetensors is read: other formats may run code
+            when opened), or a shard is missing.
+        ValueError: a file is truncated or corrupt.
+    """
+    single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
+    if single.is_file():
+        return _read_file(single)
+    if not index.is_file():
+        others = sorted(p.name for p in directory.iterdir() if p.suffix in _OTHER_FORMATS)
+        found = f", only {', '.join(others)}" if others else ""
+        raise FileNotFoundError(
+            f"{directory} holds no {single.name}{found}; only safetensors is read. Convert once, "
+            "where the library that wrote it is installed: "
+            "from_pretrained(...).save_pretrained(folder, safe_serialization=True)"
+        )
+    names = sorted(set(read_json(index).get("weight_map", {}).values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing or not names:
+        raise FileNotFoundError(
+            f"{index} names {len(names)} shards, of which {directory} lacks: "
+            f"{', '.join(missing) or 'all'}; fetch them again"
+        )
+    return {key: value for name in names for key, value in _read_file(directory / name).items()}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Writes one safetensors file, under a temporary name first."""
+    contiguous = {name: np.asarray(value, order="C") for name, value in tensors.items()}
+    with atomic(path) as temporary:
+        # transformers refuses a file that does not say which library's layout it has.
+        safetensors.numpy.save_file(contiguous, temporary, metadata={"format": "pt"})
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes one JSON file, under a temporary name first."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+class Transform(NamedTuple):
+    """An invertible change of layout between a checkpoint's array and ours."""
+
+    load: Callable[[np.ndarray], np.ndarray]
+    export: Callable[[np.ndarray], np.ndarray]
+
+
+def _permutation(*axes: int) -> Transform:
+    inverse = tuple(int(axis) for axis in np.argsort(axes))
+    return Transform(lambda x: x.transpose(axes), lambda x: x.transpose(inverse))
+
+
+same = Transform(lambda x: x, lambda x: x)
+linear = _permutation(1, 0)  # [out, in] <-> [in, out]
+convolution = _permutation(2, 3, 1, 0)  # [out, in, H, W] <-> [H, W, in, out]
+
+
+class Row(NamedTuple):
+    """One row of a conversion table.
+
+    source: name in the checkpoint; a field such as {i} stands for any integer.
+    target: path in the tree, keys separated by "/", with the same fields.
+    """
+
+    source: str
+    target: str
+    transform: Transform = same
+
+    def convert(self, name: str) -> str | None:
+        """The target path of a source name, None if the row is not about it."""
+        return _substitute(self.source, self.target, name)
+
+    def export(self, path: str) -> str | None:
+        """The source name of a target path, None if the row is not about it."""
+        return _substitute(self.target, self.source, path)
+
+
+def _substitute(pattern: str, replacement: str, name: str) -> str | None:
+    literal = re.escape(pattern).replace(r"\{", "{").replace(r"\}", "}")
+    match = re.fullmatch(re.sub(r"\{(\w+)\}", r"(?P<\1>\\d+)", literal), name)
+    return match and replacement.format(**match.groupdict())
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": leaf}} -> {"a/b": leaf}."""
+    flat = {}
+    for key, value in tree.items():
+        inner = isinstance(value, Mapping)
+        flat |= flatten(value, f"{prefix}{key}/") if inner else {f"{prefix}{key}": value}
+    return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> Params:
+    """{"a/b": leaf} -> {"a": {"b": leaf}}."""
+    tree: Params = {}
+    for path, leaf in flat.items():
+        *parents, last = path.split("/")
+        node = tree
+        for key in parents:
+            node = node.setdefault(key, {})
+        node[last] = leaf
+    return tree
+
+
+def convert(
+    tensors: Mapping[str, np.ndarray],
+    rows: Iterable[Row],
+    shapes: Mapping[str, Any],
+    *,
+    ignore: Iterable[str] = (),
+    source: str | os.PathLike = "checkpoint",
+) -> Params:
+    """The parameter tree of a checkpoint, dtypes as in the file.
+
+    Args:
+        tensors: the checkpoint, name -> array.
+        rows: the conversion table.
+        shapes: the tree wanted, of anything with a `shape`, e.g. from `jax.eval_shape`.
+        ignore: patterns (as in a row's source) of names that carry no weights.
+        source: what the error calls the checkpoint.
+
+    Raises:
+        ValueError: listing every name without a row, every target left unfilled and every wrong
+            shape: the checkpoint is of another architecture, or damaged.
+    """
+    rows, ignored = tuple(rows), tuple(Row(pattern, "ignored") for pattern in ignore)
+    wanted = {path: tuple(leaf.shape) for path, leaf in flatten(shapes).items()}
+    filled: dict[str, np.ndarray] = {}
+    problems = []
+    for name, tensor in tensors.items():
+        if any(row.convert(name) for row in ignored):
+            continue
+        path, transform = next(
+            ((path, row.transform) for row in rows if (path := row.convert(name)) in wanted),
+            (None, same),
+        )
+        if path is None:
+            problems.append(f"unknown: {name} {tensor.shape}")
+            continue
+        try:
+            filled[path] = transform.load(tensor)
+        except (ValueError, IndexError):  # another number of axes
+            filled[path] = tensor
+        if filled[path].shape != wanted[path]:
+            problems.append(
+                f"wrong shape: {name} {tensor.shape} gives {path} {filled[path].shape}, "
+                f"wanted {wanted[path]}"
+            )
+    for path in wanted.keys() - filled.keys():
+        names = [name for row in rows if (name := row.export(path))]
+        problems.append(f"missing: {names[0] if names else 'nothing'}, for {path} {wanted[path]}")
+    if problems:
+        raise ValueError(
+            f"{source} does not fit its own config: {len(problems)} problems, so it is a "
+            "checkpoint of another architecture or damaged; give one whose weights and config.json "
+            "belong together:\n  " + "\n  ".join(sorted(problems))
+        )
+    return unflatten(filled)
+
+
+def export(params: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, np.ndarray]:
+    """The inverse of `convert`: name in the checkpoint -> array.
+
+    Raises:
+        ValueError: listing every path of the tree without a row.
+    """
+    rows = tuple(rows)
+    tensors, unknown = {}, []
+    for path, leaf in flatten(params).items():
+        row = next((row for row in rows if row.export(path)), None)
+        if row is None:
+            unknown.append(path)
+        else:
+            tensors[row.export(path)] = row.transform.export(np.asarray(leaf))
+    if unknown:
+        raise ValueError(f"the conversion table has no row for: {', '.join(sorted(unknown))}")
+    return tensors

@@ -1,0 +1,120 @@
+"""CLIP's parameters: read from, and written to, the layout of transformers' CLIPModel."""
+
+import math
+import os
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from dsolo_jax import checkpoints
+from dsolo_jax.checkpoints import Params, Row, convolution, linear
+from dsolo_jax.clip import model
+from dsolo_jax.clip.config import ClipConfig, config_json, read_config
+
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+)
+
+
+def _block(tower: str) -> tuple[Row, ...]:
+    source, target = f"{tower}_model.encoder.layers.{{i}}", f"{tower}/blocks_{{i}}"
+    return (
+        Row(f"{source}.layer_norm1.weight", f"{target}/norm1/scale"),
+        Row(f"{source}.layer_norm1.bias", f"{target}/norm1/bias"),
+        Row(f"{source}.self_attn.q_proj.weight", f"{target}/query/kernel", linear),
+        Row(f"{source}.self_attn.q_proj.bias", f"{target}/query/bias"),
+        Row(f"{source}.self_attn.k_proj.weight", f"{target}/key/kernel", linear),
+        Row(f"{source}.self_attn.k_proj.bias", f"{target}/key/bias"),
+        Row(f"{source}.self_attn.v_proj.weight", f"{target}/value/kernel", linear),
+        Row(f"{source}.self_attn.v_proj.bias", f"{target}/value/bias"),
+        Row(f"{source}.self_attn.out_proj.weight", f"{target}/out/kernel", linear),
+        Row(f"{source}.self_attn.out_proj.bias", f"{target}/out/bias"),
+        Row(f"{source}.layer_norm2.weight", f"{target}/norm2/scale"),
+        Row(f"{source}.layer_norm2.bias", f"{target}/norm2/bias"),
+        Row(f"{source}.mlp.fc1.weight", f"{target}/expand/kernel", linear),
+        Row(f"{source}.mlp.fc1.bias", f"{target}/expand/bias"),
+        Row(f"{source}.mlp.fc2.weight", f"{target}/contract/kernel", linear),
+        Row(f"{source}.mlp.fc2.bias", f"{target}/contract/bias"),
+    )
+
+
+TABLE = (
+    Row("vision_model.embeddings.class_embedding", "vision/class_embedding"),
+    Row("vision_model.embeddings.patch_embedding.weight", "vision/patch_kernel", convolution),
+    Row("vision_model.embeddings.position_embedding.weight", "vision/positions"),
+    Row("vision_model.pre_layrnorm.weight", "vision/norm_pre/scale"),
+    Row("vision_model.pre_layrnorm.bias", "vision/norm_pre/bias"),
+    *_block("vision"),
+    Row("vision_model.post_layernorm.weight", "vision/norm_post/scale"),
+    Row("vision_model.post_layernorm.bias", "vision/norm_post/bias"),
+    Row("visual_projection.weight", "vision/projection/kernel", linear),
+    Row("text_model.embeddings.token_embedding.weight", "text/tokens"),
+    Row("text_model.embeddings.position_embedding.weight", "text/positions"),
+    *_block("text"),
+    Row("text_model.final_layer_norm.weight", "text/norm_post/scale"),
+    Row("text_model.final_layer_norm.bias", "text/norm_post/bias"),
+    Row("text_projection.weight", "text/projection/kernel", linear),
+    Row("logit_scale", "logit_scale"),
+)
+
+# Counters 0, 1, 2, ... that older files hold beside the weights.
+IGNORE = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
+
+
+def _cast(path: str, value: np.ndarray, dtype: DTypeLike) -> jax.Array:
+    """Layer norms stay float32: they are computed there, and are too small to matter."""
+    return jnp.asarray(value, jnp.float32 if "/norm" in path else dtype)
+
+
+def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[ClipConfig, Params]:
+    """Config and parameters of a CLIP checkpoint.
+
+    Args:
+        source: a folder in the layout of transformers' CLIPModel, or a hub id.
+        dtype: of the weights, and so of the activations; float32 if None, whatever the file holds.
+
+    Raises:
+        OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
+        ValueError: another model's, of another architecture than its config says, or damaged.
+    """
+    directory = checkpoints.folder(source, FILES)
+    config = read_config(directory)
+    tree = checkpoints.convert(
+        checkpoints.read_tensors(directory),
+        TABLE,
+        model.parameter_shapes(config),
+        ignore=IGNORE,
+        source=directory,
+    )
+    flat = checkpoints.flatten(tree)
+    dtype = jnp.float32 if dtype is None else dtype
+    return config, checkpoints.unflatten({p: _cast(p, value, dtype) for p, value in flat.items()})
+
+
+def save(directory: str | os.PathLike, config: ClipConfig, params: Params) -> None:
+    """Writes config.json and model.safetensors, which transformers' CLIPModel loads."""
+    directory = Path(directory)
+    checkpoints.write_tensors(directory / "model.safetensors", checkpoints.export(params, TABLE))
+    checkpoints.write_json(directory / "config.json", config_json(config))
+
+
+def init(config: ClipConfig, key: jax.Array) -> Params:
+    """Random parameters: kernels of variance 1 / fan-in, so that no layer dies or explodes."""
+    random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+    def leaf(path: str, shape: tuple[int, ...]) -> jax.Array:
+        if path == "logit_scale":
+            return jnp.asarray(math.log(1 / 0.07), jnp.float32)
+        if path.endswith(("bias", "scale")):
+            return jnp.full(shape, float(path.endswith("scale")))
+        fan_in = math.prod(shape[:-1]) if path.endswith("kernel") else 1
+        return jnp.asarray(random.standard_normal(shape, np.float32) / math.sqrt(fan_in))
+
+    shapes = checkpoints.flatten(model.parameter_shapes(config))
+    return checkpoints.unflatten({path: leaf(path, s.shape) for path, s in shapes.items()})

@@ -1,0 +1,268 @@
+"""CLIP's towers against transformers, and the properties the pipeline leans on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from dsolo_jax import clip
+
+ACTS = ("quick_gelu", "gelu")
+SIZES = [(64, 64), (224, 224), (336, 448), (448, 336)]
+
+
+def _error(found, expected) -> float:
+    """Relative Frobenius error."""
+    found, expected = np.asarray(found, np.float32), np.asarray(expected, np.float32)
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def _pixels(*shape: int) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((*shape, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folders(torch_clip, tmp_path_factory):
+    """hidden_act -> (transformers' model, its folder)."""
+    made = {act: (torch_clip(hidden_act=act), tmp_path_factory.mktemp(act)) for act in ACTS}
+    for model, folder in made.values():
+        model.save_pretrained(folder)
+    return made
+
+
+@pytest.fixture(scope="module")
+def loaded(folders):
+    """hidden_act -> (transformers' model, our config, our params)."""
+    return {act: (model, *clip.load(folder)) for act, (model, folder) in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def half(folders):
+    """The params of quick_gelu in bfloat16."""
+    return clip.load(folders["quick_gelu"][1], jnp.bfloat16)[1]
+
+
+def _torch_image(model, pixels):
+    """Patches [B, N, D] and pooled [B, D] as transformers gives them."""
+    with torch.no_grad():
+        out = model.vision_model(
+            torch.tensor(pixels).permute(0, 3, 1, 2), interpolate_pos_encoding=True
+        )
+        normed = model.vision_model.post_layernorm(out.last_hidden_state[:, 1:])
+        pooled = model.visual_projection(out.pooler_output)
+        return model.visual_projection(normed).numpy(), pooled.numpy()
+
+
+@pytest.mark.parametrize(
+    ("act", "size"), [*(("quick_gelu", size) for size in SIZES), ("gelu", SIZES[-1])]
+)
+def test_image_tower_equals_transformers(loaded, act, size):
+    model, config, params = loaded[act]
+    pixels = _pixels(2, *size)
+    patches, pooled = _torch_image(model, pixels)
+    encoding = clip.encode_image(params, config, pixels)
+    assert encoding.patches.shape == (2, size[0] // 16, size[1] // 16, 24)
+    assert encoding.attention is None
+    assert _error(encoding.patches.reshape(patches.shape), patches) <= 1e-5
+    assert _error(encoding.pooled, pooled) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("act", "legacy_eos", "length"),
+    [("gelu", False, 5), ("gelu", True, 16), ("quick_gelu", False, 77), ("quick_gelu", True, 77)],
+)
+def test_text_tower_equals_transformers(torch_clip, tmp_path, act, legacy_eos, length):
+    model = torch_clip(vocab_size=60, hidden_act=act, legacy_eos=legacy_eos)
+    model.save_pretrained(tmp_path)
+    config, params = clip.load(tmp_path)
+    random = np.random.default_rng(2)
+    token_ids = random.integers(3, 58, (4, length))
+    token_ids[:, 0] = 58
+    token_ids[np.arange(4), random.integers(2, length, 4)] = 59
+    with torch.no_grad():
+        expected = model.get_text_features(torch.tensor(token_ids)).pooler_output
+    assert _error(clip.encode_text(params, config, token_ids), expected) <= 1e-5
+
+
+def test_what_follows_the_end_of_a_text_never_matters(loaded):
+    _, config, params = loaded["gelu"]
+    token_ids = np.full((2, 24), 521)
+    token_ids[:, :7] = np.random.default_rng(3).integers(0, 520, (2, 7))
+    other = token_ids.copy()
+    other[:, 8:] = np.random.default_rng(4).integers(0, 520, (2, 16))
+    expected = clip.encode_text(params, config, token_ids[:, :8])
+    for ids in (token_ids, other):
+        np.testing.assert_allclose(
+            clip.encode_text(params, config, ids), expected, rtol=1e-5, atol=1e-5
+        )
+
+
+def _torch_start(model, pixels, start, grid):
+    """METHOD 8's table, on transformers' own submodules."""
+    vision = model.vision_model
+    layers = vision.encoder.layers
+    with torch.no_grad():
+        x = vision.embeddings(
+            torch.tensor(pixels).permute(0, 3, 1, 2), interpolate_pos_encoding=True
+        )
+        x = vision.pre_layrnorm(x)
+        for layer in layers[:-1]:
+            x = layer(x, None)
+            x = x[0] if isinstance(x, tuple) else x
+        last = layers[-1]
+        attention, normed = last.self_attn, last.layer_norm1(x)
+        b, s, w = x.shape
+        d = w // attention.num_heads
+        q, k, v = (
+            f(normed).view(b, s, attention.num_heads, d).transpose(1, 2)
+            for f in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        qq, kk = (a @ a.transpose(-1, -2) / d**0.5 for a in (q, k))
+        gaussian = torch.zeros(s, s)
+        for i in range(1, s):
+            for j in range(1, s):
+                (r1, c1), (r2, c2) = divmod(i - 1, grid[1]), divmod(j - 1, grid[1])
+                squared = (r1 - r2) ** 2 + (c1 - c2) ** 2
+                gaussian[i, j] = np.exp(-squared / (2 * 5.0**2))
+        weights = {
+            "vanilla": lambda: (q @ k.transpose(-1, -2) / d**0.5).softmax(-1),
+            "maskclip": lambda: torch.eye(s),
+            "sclip": lambda: qq.softmax(-1) + kk.softmax(-1),
+            "kk": lambda: kk.softmax(-1),
+            "clearclip": lambda: qq.softmax(-1),
+            "naclip": lambda: (kk + gaussian).softmax(-1),
+        }[start]()
+        out = attention.out_proj((weights @ v).transpose(1, 2).reshape(b, s, w))
+        if start in ("vanilla", "sclip"):
+            out = x + out
+            out = out + last.mlp(last.layer_norm2(out))
+        return model.visual_projection(vision.post_layernorm(out[:, 1:])).numpy()
+
+
+@pytest.mark.parametrize("start", clip.STARTS)
+def test_starts_equal_an_independent_last_block(loaded, start):
+    model, config, params = loaded["quick_gelu"]
+    pixels = _pixels(2, 80, 144)
+    expected = _torch_start(model, pixels, start, (5, 9))
+    encoding = clip.encode_image(params, config, pixels, start=start)
+    assert _error(encoding.patches.reshape(expected.shape), expected) <= 1e-5
+    # The class token stays CLIP's own, whatever becomes of the patches.
+    assert _error(encoding.pooled, _torch_image(model, pixels)[1]) <= 1e-5
+
+
+def test_starts_differ(loaded):
+    _, config, params = loaded["quick_gelu"]
+    pixels = _pixels(2, 80, 144)
+    found = [
+        clip.encode_image(params, config, pixels, start=start).patches for start in clip.STARTS
+    ]
+    for i, a in enumerate(found):
+        assert all(_error(a, b) > 1e-2 for b in found[:i])
+
+
+@pytest.mark.parametrize("layers", [(0, -1), [0]])
+def test_attention_equals_transformers(loaded, torch_clip, layers):
+    config, params = loaded["gelu"][1:]
+    model = torch_clip(hidden_act="gelu")
+    model.set_attn_implementation("eager")
+    pixels = _pixels(2, 48, 80)
+    with torch.no_grad():
+        maps = model.vision_model(
+            torch.tensor(pixels).permute(0, 3, 1, 2),
+            interpolate_pos_encoding=True,
+            output_attentions=True,
+        ).attentions
+    mean = sum(maps[layer].mean(1) for layer in layers) / len(layers)
+    mean = mean[:, 1:, 1:]
+    expected = mean / mean.sum(-1, keepdim=True)
+    # The maps are CLIP's own whatever the start.
+    found = clip.encode_image(params, config, pixels, start="naclip", attention_layers=layers)
+    assert found.attention.dtype == jnp.float32
+    assert _error(found.attention, expected) <= 1e-5
+
+
+def _pad(patches: np.ndarray, n: int, fill: float) -> np.ndarray:
+    return np.pad(patches, ((0, 0), (0, n - patches.shape[1]), (0, 0)), constant_values=fill)
+
+
+@pytest.mark.parametrize("start", clip.STARTS)
+def test_a_picture_is_encoded_alike_alone_in_a_batch_and_padded(loaded, start):
+    _, config, params = loaded["quick_gelu"]
+    options = {"start": start, "attention_layers": (-1, 0)}
+    grids, n = [(4, 6), (3, 8), (7, 4)], 28
+    pictures = [np.asarray(clip.patchify(_pixels(1, 16 * h, 16 * w), 16)) for h, w in grids]
+    padded = np.concatenate([_pad(p, n, fill=50.0) for p in pictures])
+    batch = clip.encode_patches(params, config, padded, jnp.array(grids), **options)
+    for i, (h, w) in enumerate(grids[:2]):
+        real = h * w
+        alone = clip.encode_image(params, config, _pixels(1, 16 * h, 16 * w), **options)
+        assert _error(batch.patches[i, :real], alone.patches.reshape(real, -1)) <= 1e-5
+        assert _error(batch.pooled[i], alone.pooled[0]) <= 1e-5
+        assert _error(batch.attention[i, :real, :real], alone.attention[0]) <= 1e-5
+        assert not batch.patches[i, real:].any()
+        assert not batch.attention[i, real:].any() and not batch.attention[i, :, real:].any()
+
+
+def test_what_lies_in_the_padding_never_matters(loaded):
+    _, config, params = loaded["quick_gelu"]
+    patches = np.repeat(clip.patchify(_pixels(1, 64, 96), 16), 3, axis=0)
+    options = {"start": "naclip", "attention_layers": (-1, 0)}
+    one, two = (
+        clip.encode_patches(
+            params, config, _pad(patches, 28, fill), jnp.array([(4, 6)] * 3), **options
+        )
+        for fill in (0.0, 50.0)
+    )
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_one_compilation_serves_all_grids(loaded):
+    _, config, params = loaded["gelu"]
+    encode = jax.jit(lambda patches, grid: clip.encode_patches(params, config, patches, grid))
+    patches = np.zeros((1, 30, 768), np.float32)
+    for grid in [(5, 6), (6, 5), (3, 4)]:
+        encode(patches, jnp.array([grid]))
+    assert encode._cache_size() == 1
+
+
+def test_patchify_cuts_in_raster_order():
+    pixels = np.arange(4 * 6 * 3, dtype=np.float32).reshape(1, 4, 6, 3)
+    patches = clip.patchify(pixels, 2)
+    assert patches.shape == (1, 6, 12)
+    np.testing.assert_array_equal(patches[0, 4], pixels[0, 2:4, 2:4].ravel())
+
+
+@pytest.mark.parametrize("start", ["vanilla", "naclip"])
+def test_bfloat16_stays_close(loaded, half, start):
+    _, config, params = loaded["quick_gelu"]
+    pixels = _pixels(2, 80, 144)
+    exact = clip.encode_image(params, config, pixels, start=start)
+    found = clip.encode_image(half, config, pixels, start=start)
+    assert found.patches.dtype == found.pooled.dtype == jnp.bfloat16
+    assert _error(found.patches, exact.patches) <= 2e-2
+    assert _error(found.pooled, exact.pooled) <= 2e-2
+
+
+def test_bfloat16_text_stays_close(loaded, half):
+    _, config, params = loaded["quick_gelu"]
+    token_ids = np.random.default_rng(5).integers(0, 520, (16, 8))
+    token_ids[:, 6] = 521
+    exact = clip.encode_text(params, config, token_ids)
+    assert _error(clip.encode_text(half, config, token_ids), exact) <= 2e-2
+
+
+def test_errors_name_the_value_and_the_way_out(loaded):
+    _, config, params = loaded["gelu"]
+    with pytest.raises(ValueError, match="64 x 70 pixels.*patch size 16"):
+        clip.encode_image(params, config, _pixels(1, 64, 70))
+    with pytest.raises(ValueError, match="unknown start 'naclp'.*'naclip'"):
+        clip.encode_image(params, config, _pixels(1, 64, 64), start="naclp")
+    for layer in (2, -3):
+        with pytest.raises(ValueError, match=rf"\[{layer}\].*2 blocks.*from -2 to 1"):
+            clip.encode_image(params, config, _pixels(1, 64, 64), attention_layers=(0, layer))
+    with pytest.raises(ValueError, match=r"\(1, 4, 700\).*\[B, N, 768\]"):
+        clip.encode_patches(params, config, np.zeros((1, 4, 700)), np.ones((1, 2), int))
+    with pytest.raises(ValueError, match=r"\(1, 78\).*context length 77"):
+        clip.encode_text(params, config, np.zeros((1, 78), int))

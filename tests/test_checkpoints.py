@@ -1,0 +1,201 @@
+"""Checkpoint folders and conversion tables."""
+
+import json
+import types
+
+import huggingface_hub
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors.numpy
+from huggingface_hub import errors as hub_errors
+
+from dsolo_jax import checkpoints
+from dsolo_jax.checkpoints import Row, convolution, linear
+
+ROWS = (
+    Row("stem.weight", "stem/kernel", convolution),
+    Row("layers.{i}.mlp.{j}.weight", "blocks_{i}/mlp_{j}/kernel", linear),
+    Row("scale", "scale"),
+)
+
+
+def _tensors() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+    shapes = {"stem.weight": (5, 3, 2, 4), "scale": ()}
+    shapes |= {f"layers.{i}.mlp.{j}.weight": (6, 7 + j) for i in (0, 1, 11) for j in (0, 1)}
+    return {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
+
+
+def _shapes() -> dict:
+    tree = {f"blocks_{i}": {f"mlp_{j}": {"kernel": (7 + j, 6)} for j in (0, 1)} for i in (0, 1, 11)}
+    tree |= {"stem": {"kernel": (2, 4, 3, 5)}, "scale": ()}
+    flat = checkpoints.flatten(tree)
+    return checkpoints.unflatten({path: np.empty(shape) for path, shape in flat.items()})
+
+
+def test_convert_places_each_array():
+    tensors = _tensors()
+    tree = checkpoints.convert(tensors, ROWS, _shapes())
+    np.testing.assert_array_equal(
+        tree["stem"]["kernel"], np.einsum("oihw->hwio", tensors["stem.weight"])
+    )
+    np.testing.assert_array_equal(
+        tree["blocks_11"]["mlp_1"]["kernel"], tensors["layers.11.mlp.1.weight"].T
+    )
+
+
+def test_export_inverts_convert():
+    tensors = _tensors()
+    exported = checkpoints.export(checkpoints.convert(tensors, ROWS, _shapes()), ROWS)
+    assert exported.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(exported[name], tensor)
+
+
+def test_every_misfit_is_listed_at_once():
+    tensors = _tensors()
+    del tensors["layers.1.mlp.0.weight"], tensors["scale"]
+    tensors["layers.2.mlp.0.weight"] = np.zeros((6, 7), np.float32)  # one layer too many
+    tensors["head.bias"] = np.zeros(3, np.float32)
+    tensors["layers.0.mlp.0.weight"] = np.zeros((6, 9), np.float32)
+    tensors["stem.weight"] = np.zeros(4, np.float32)  # another number of axes
+    with pytest.raises(ValueError, match="6 problems.*another architecture") as error:
+        checkpoints.convert(tensors, ROWS, _shapes(), source="the/folder")
+    message = str(error.value)
+    for line in (
+        "the/folder",
+        "unknown: layers.2.mlp.0.weight (6, 7)",
+        "unknown: head.bias (3,)",
+        "missing: layers.1.mlp.0.weight, for blocks_1/mlp_0/kernel (7, 6)",
+        "missing: scale, for scale ()",
+        "wrong shape: layers.0.mlp.0.weight (6, 9) gives blocks_0/mlp_0/kernel (9, 6), "
+        "wanted (7, 6)",
+        "wrong shape: stem.weight (4,) gives stem/kernel (4,), wanted (2, 4, 3, 5)",
+    ):
+        assert line in message
+
+
+def test_ignored_names_may_be_there():
+    tensors = _tensors() | {"layers.3.position_ids": np.arange(3)}
+    with pytest.raises(ValueError, match="unknown: layers.3.position_ids"):
+        checkpoints.convert(tensors, ROWS, _shapes())
+    checkpoints.convert(tensors, ROWS, _shapes(), ignore=("layers.{i}.position_ids",))
+
+
+def test_export_refuses_a_path_without_a_row():
+    with pytest.raises(ValueError, match="no row for: stem/bias"):
+        checkpoints.export({"stem": {"bias": np.zeros(2)}}, ROWS)
+
+
+def test_dots_in_a_source_are_literal():
+    assert Row("a.b", "x").convert("aXb") is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_written_tensors_read_back(tmp_path, dtype):
+    tensors = {name: value.astype(dtype) for name, value in _tensors().items()}
+    tensors["transposed"] = np.arange(6, dtype=np.float32).reshape(2, 3).T
+    checkpoints.write_tensors(tmp_path / "new" / "model.safetensors", tensors)
+    read = checkpoints.read_tensors(tmp_path / "new")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        np.testing.assert_array_equal(read[name], tensor)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.safetensors"]
+
+
+def _write_shards(folder):
+    tensors = _tensors()
+    names = {name: f"net-0000{k % 2 + 1}-of-00002.safetensors" for k, name in enumerate(tensors)}
+    for shard in set(names.values()):
+        part = {name: value for name, value in tensors.items() if names[name] == shard}
+        safetensors.numpy.save_file(part, folder / shard)
+    (folder / "net.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    return tensors
+
+
+def test_shards_are_joined(tmp_path):
+    tensors = _write_shards(tmp_path)
+    read = checkpoints.read_tensors(tmp_path, "net")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(read[name], tensor)
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    _write_shards(tmp_path)
+    (tmp_path / "net-00002-of-00002.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="lacks: net-00002-of-00002.safetensors"):
+        checkpoints.read_tensors(tmp_path, "net")
+
+
+@pytest.mark.parametrize("keep", [0, 5, -3])
+def test_a_truncated_file_is_named(tmp_path, keep):
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file(_tensors(), path)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ValueError, match="model.safetensors .*truncated.*fetch it again"):
+        checkpoints.read_tensors(tmp_path)
+
+
+def test_other_formats_are_refused_with_the_way_out(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(FileNotFoundError, match="only pytorch_model.bin.*safe_serialization=True"):
+        checkpoints.read_tensors(tmp_path)
+
+
+def test_a_damaged_json_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": ')
+    with pytest.raises(ValueError, match="config.json is no JSON"):
+        checkpoints.read_json(tmp_path / "config.json")
+
+
+def test_a_folder_is_taken_as_it_is(tmp_path):
+    assert checkpoints.folder(tmp_path, ["*"]) == tmp_path
+
+
+@pytest.mark.parametrize("source", ["no-such-folder", "./no/such/folder", "a/b/c", "../x", ""])
+def test_neither_folder_nor_hub_id(source):
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
+        checkpoints.folder(source, ["*"])
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
+        checkpoints.folder(tmp_path / "model.safetensors", ["*"])
+
+
+def test_the_hub_is_asked_for_the_files_alone(monkeypatch, tmp_path):
+    asked = {}
+
+    def download(name, allow_patterns):
+        asked[name] = allow_patterns
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert checkpoints.folder("owner/name", ("config.json", "*.safetensors")) == tmp_path
+    assert asked == {"owner/name": ["config.json", "*.safetensors"]}
+
+
+_ANSWER = types.SimpleNamespace(headers={}, request=None)
+
+
+@pytest.mark.parametrize(
+    ("raised", "wanted", "words"),
+    [
+        (hub_errors.GatedRepoError("x", response=_ANSWER), PermissionError, "gated"),
+        (hub_errors.RepositoryNotFoundError("x", response=_ANSWER), FileNotFoundError, "no such"),
+        (hub_errors.LocalEntryNotFoundError("x"), ConnectionError, "could not be reached"),
+        (hub_errors.OfflineModeIsEnabled("x"), ConnectionError, "could not be reached"),
+        (RuntimeError("x"), ConnectionError, "could not be reached"),
+    ],
+)
+def test_hub_failures_name_the_source_and_the_way_out(monkeypatch, raised, wanted, words):
+    def download(*args, **kwargs):
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(wanted, match=f"'owner/name'.*{words}.*local folder"):
+        checkpoints.folder("owner/name", ["*"])
