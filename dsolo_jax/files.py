@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -47,3 +49,10 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes `content` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")

@@ -27,7 +27,7 @@ def kl_discrepancy(f: Float[Array, "C N"], *, sign: str = "log_ratio") -> Float[
         q = f / Σ f,   s = 1 / N,   score = log(q / s)  or  s · log(s / q)
 
     Args:
-        f: [C, N] non-negative class maps; each row is divided by its sum.
+        f: [C, N] non-negative class maps with a positive sum; each row is divided by it.
         sign: "log_ratio" (the robust reading) or "divergence" (the paper's D(S‖Q)). The two point
             in opposite directions; the second one suits maps that are small on their own class.
 

@@ -90,7 +90,7 @@ SCORES = {
         p.row_cost
     ),  # the cost of emptying a patch; echoes f if the kernel is flat
     "minus_row_cost": lambda p: -p.row_cost,
-    "log_u": lambda p: p.log_u,  # source potential; echoes log f likewise
+    "log_u": lambda p: jnp.maximum(p.log_u, -40.0),  # source potential; echoes log f likewise
     "log_v": lambda p: p.log_v,  # target potential
     "diagonal": lambda p: p.diagonal,  # the mass that stays
 }

@@ -1,0 +1,242 @@
+"""The open readings of the paper as one frozen table of named choices, and the methods they steer.
+
+The paper's body could not be had; what the notes about it leave open is a field here, with where
+each choice comes from. Two bundles are self-consistent and must not be mixed: "paper" reads the
+paper's wording on vanilla CLIP, whose maps it needs to be inverted (small on their own class);
+"robust" reads upright maps.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dsolo_jax import clip, refine, solver
+from dsolo_jax.checks import choose
+from dsolo_jax.refine import FORMS, RULES
+from dsolo_jax.solver.kl import SIGNS
+from dsolo_jax.solver.path import COSTS, SCORES, needs_log_domain
+from dsolo_jax.solver.velocity import CRITERIA, WINNERS
+
+
+def _softmax(f: Array, temperature: float) -> Array:
+    """softmax over patches of f / temperature; READINGS 3 measured 0.1 on cosines best."""
+    return jax.nn.softmax(f / temperature, axis=-1)
+
+
+def _minmax(f: Array, temperature: float) -> Array:
+    """(f − min) / (max − min) of each class over its patches; a constant map becomes ones."""
+    low, high = (reduce(f, axis=-1, keepdims=True) for reduce in (jnp.min, jnp.max))
+    flat = high <= low
+    return jnp.where(flat, 1.0, (f - low) / jnp.where(flat, 1.0, high - low))
+
+
+# METHOD Q4: the notes say "normalised" and no more.
+NORMALISERS = {"softmax": _softmax, "minmax": _minmax}
+
+# METHOD Q10: a class's synonyms become one map before the solver, or one score after it.
+FOLDS = ("before", "after")
+
+
+def _choice(default: Any, options: Any, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"options": tuple(options), "help": text})
+
+
+def _number(default: float, text: str) -> Any:
+    return dataclasses.field(default=default, metadata={"options": None, "help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Readings:
+    """Every open choice; the defaults are the robust bundle. Each field is a flag of the drivers.
+
+    Raises:
+        ValueError: a choice that does not exist, naming those that do.
+    """
+
+    start: str = _choice(
+        "naclip", clip.STARTS, "what CLIP's last block does (METHOD 8, Q11); vanilla is CLIP itself"
+    )
+    fold: str = _choice("before", FOLDS, "synonyms to classes by max, before or after the solver")
+    normalise: str = _choice(
+        "softmax", NORMALISERS, "cosines to a map over patches, for kl, path and propagate (Q4)"
+    )
+    temperature: float = _number(0.1, "of the softmax over patches, in cosine units")
+    suppress: str = _choice("none", RULES, "weak patches to zero (NMS), for kl and path (Q3)")
+    velocity_normalise: str = _choice("minmax", NORMALISERS, "the same as normalise, for velocity")
+    velocity_suppress: str = _choice("range", RULES, "the same as suppress, for velocity")
+    suppress_below: float = _number(0.7, "the fraction below which a patch is weak")
+    kl_sign: str = _choice("log_ratio", SIGNS, "log(q/s), or the terms s·log(s/q) of D(S‖Q)")
+    attention_temperature: float = _number(1.0, "sharpens A below 1 (Q9; M2N2 has 0.65)")
+    ipf_iters: int = _number(15, "rounds that make A doubly stochastic (notes: 15)")
+    velocity_criterion: str = _choice("saturation", CRITERIA, "when a patch has arrived (Q1)")
+    velocity_winner: str = _choice("early", WINNERS, "which arrival is the class (Q2)")
+    tau: float = _number(0.3, "the velocity's threshold (notes: 0.3)")
+    max_steps: int = _number(1000, "cap on the velocity's steps (M2N2: 1000)")
+    path_cost: str = _choice("one_minus_max", COSTS, "transport cost from attention (Q6)")
+    path_score: str = _choice("minus_column_cost", SCORES, "which scalar of the plan scores (Q5)")
+    epsilon: float = _number(0.1, "entropy of the path (notes: 0.1)")
+    sinkhorn_iters: int = _number(50, "rounds of the path (notes: 50)")
+    presence: float = _number(0.5, "weight of the class token's cosine; 0 is the paper; ours")
+    propagate_steps: int = _number(1, "plain attention steps of the control; ours")
+    upsample: str = _choice(
+        "kopf", FORMS, "scores to pixels: Kopf's or M2N2's (dense) JBU, or none"
+    )
+    spatial_sigma: float = _number(1.0, "of JBU, in patches of the solver's grid (M2N2: 1)")
+    range_sigma: float = _number(0.1, "of JBU, in colours of 0..1 (M2N2: 0.1)")
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            if field.metadata["options"]:
+                choose(
+                    f"reading {field.name}", getattr(self, field.name), field.metadata["options"]
+                )
+
+
+BUNDLES = {
+    "robust": Readings(),
+    # The paper's wording on vanilla maps; NMS is left out because its rule is not known and every
+    # one measured on inverted maps lowered the result (READINGS 12).
+    "paper": Readings(
+        start="vanilla",
+        velocity_suppress="none",
+        kl_sign="divergence",
+        velocity_winner="late",
+        path_score="column_cost",
+        presence=0.0,
+    ),
+}
+
+
+def resolve(readings: str | Readings) -> Readings:
+    """The bundle of that name; a `Readings` is taken as it is."""
+    if isinstance(readings, Readings):
+        return readings
+    return BUNDLES[choose("readings", readings, BUNDLES)]
+
+
+# ------------------------------------------------------------------------------------- methods
+#
+# A method takes cosine maps f [C, N] and attention [N, N], and gives scores [C, N]. Scores are in
+# units of the cosine where there is a natural one, so that the presence term has one weight.
+
+
+def _logits(f: Array, attention: Array, r: Readings) -> Array:
+    """Row I of the paper's ladder: the cosines as they are."""
+    return f
+
+
+def _of_map(f: Array, r: Readings, normalise: str, suppress: str, score: Callable) -> Array:
+    """`score` of the cosines normalised over patches, the weak ones suppressed.
+
+    A class that suppression leaves nothing of gets the lowest score there is, everywhere.
+    """
+    f = NORMALISERS[normalise](f, r.temperature)
+    f = refine.suppress(f, rule=suppress, below=r.suppress_below)
+    empty = jnp.all(f <= 0, axis=-1, keepdims=True)
+    scores = score(jnp.where(empty, 1.0, f))
+    return jnp.where(empty, jnp.min(scores), scores)
+
+
+def _kl(f: Array, attention: Array, r: Readings) -> Array:
+    """Rows II to IV. temperature · log(N q), so that a softmax's map is the cosine, centred."""
+    in_cosines = r.temperature * (f.shape[-1] if r.kl_sign == "divergence" else 1)
+
+    def score(q: Array) -> Array:
+        return in_cosines * solver.kl_discrepancy(q, sign=r.kl_sign)
+
+    return _of_map(f, r, r.normalise, r.suppress, score)
+
+
+def _propagate(f: Array, attention: Array, r: Readings) -> Array:
+    """The control: the KL map after plain attention steps (ours)."""
+    return solver.propagate(_kl(f, attention, r), attention, num_steps=r.propagate_steps)
+
+
+def _path(f: Array, attention: Array, r: Readings) -> Array:
+    """Row V: entropic transport to uniform."""
+    cost = solver.transport_cost(attention, r.path_cost)
+
+    def score(q: Array) -> Array:
+        return solver.optimal_path(
+            q,
+            cost,
+            epsilon=r.epsilon,
+            num_iters=r.sinkhorn_iters,
+            score=r.path_score,
+            log_domain=needs_log_domain(r.path_cost, r.epsilon),
+        ).scores
+
+    scores = _of_map(f, r, r.normalise, r.suppress, score)
+    return _with_spread_of_kl(scores, f, attention, r)
+
+
+def _velocity(f: Array, attention: Array, r: Readings) -> Array:
+    """Row VI. The score 1/(1+l) or l/(1+l); beside a presence term ∓temperature · log(1+l)."""
+    transition = solver.doubly_stochastic(attention, r.ipf_iters)
+
+    def score(p: Array) -> Array:
+        result = solver.max_velocity(
+            p,
+            transition,
+            tau=r.tau,
+            max_steps=r.max_steps,
+            criterion=r.velocity_criterion,
+            winner=r.velocity_winner,
+        )
+        in_cosines = {"early": -r.temperature, "late": r.temperature}[r.velocity_winner]
+        return in_cosines * jnp.log1p(result.steps) if r.presence else result.scores
+
+    return _of_map(f, r, r.velocity_normalise, r.velocity_suppress, score)
+
+
+def _fusion(f: Array, attention: Array, r: Readings) -> Array:
+    """Row VII: the mean of both modes, each with the KL map's spread."""
+    velocity = _with_spread_of_kl(_velocity(f, attention, r), f, attention, r)
+    return (_path(f, attention, r) + velocity) / 2
+
+
+def _with_spread_of_kl(scores: Array, f: Array, attention: Array, r: Readings) -> Array:
+    """Centred over all classes and patches, with the KL map's deviation (ours: a common unit)."""
+    deviation = jnp.maximum(jnp.std(scores), 1e-12)
+    return (scores - jnp.mean(scores)) / deviation * jnp.std(_kl(f, attention, r))
+
+
+METHODS: dict[str, Callable[[Array, Array, Readings], Array]] = {
+    "velocity": _velocity,
+    "path": _path,
+    "kl": _kl,
+    "logits": _logits,
+    "fusion": _fusion,
+    "propagate": _propagate,
+}
+
+
+def discrepancy(
+    f: Float[Array, "C N"],
+    attention: Float[Array, "N N"],
+    presence: Float[Array, "C"],
+    *,
+    method: str,
+    readings: Readings,
+) -> Float[Array, "C N"]:
+    """Scores of one picture: where they are largest, the class is.
+
+    Args:
+        f: cosines of each class (or query) with each patch.
+        attention: rows sum to one.
+        presence: cosine of each class with the whole picture.
+        method: one of `METHODS`.
+        readings: the open choices.
+
+    Raises:
+        ValueError: unknown method.
+    """
+    choose("method", method, METHODS)
+    if readings.attention_temperature != 1:
+        attention = solver.sharpen(attention, readings.attention_temperature)
+    scores = METHODS[method](f, attention, readings)
+    return scores + readings.presence * presence[:, None]

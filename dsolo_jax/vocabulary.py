@@ -1,0 +1,169 @@
+"""Class names to text embeddings: synonyms, prompt templates, background words."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from dsolo_jax import cache, clip
+from dsolo_jax.checkpoints import Params
+from dsolo_jax.files import atomic
+from dsolo_jax.progress import progress
+from dsolo_jax.templates import IMAGENET_TEMPLATES
+
+# What a background class is called by, where a benchmark has one: NACLIP's list for VOC21.
+BACKGROUND_WORDS = (
+    "sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "mountain", "sands", "desk",
+    "bed", "building", "cloud", "lamp", "door", "window", "wardrobe", "ceiling", "shelf", "curtain",
+    "stair", "floor", "hill", "rail", "fence",
+)  # fmt: skip
+
+_PROMPTS_PER_BATCH = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """C classes, and the Q queries (synonyms) that stand for them.
+
+    classes: a class's own name, its first synonym.
+    queries: every synonym, class by class.
+    query_class: the class of each query.
+    """
+
+    classes: tuple[str, ...]
+    queries: tuple[str, ...]
+    query_class: tuple[int, ...]
+
+
+def parse(classes: Sequence[str]) -> Vocabulary:
+    """One string a class, synonyms separated by ", ".
+
+    The same word may be a synonym of two classes (the field's COCO-Object list has such a one); two
+    classes of the same first name could not be told apart.
+
+    Raises:
+        ValueError: no classes, an empty name, or a name given twice.
+    """
+    if isinstance(classes, str):
+        raise ValueError(f"classes is the string {classes!r}; give a list, one string a class")
+    synonyms = [[word.strip() for word in name.split(",")] for name in classes]
+    if not synonyms:
+        raise ValueError("no classes given; give at least one name, such as ['cat', 'sofa, couch']")
+    for name, words in zip(classes, synonyms, strict=True):
+        if not all(words):
+            raise ValueError(f"class {name!r} has an empty name; write it as 'sofa, couch'")
+        if len(set(words)) < len(words):
+            raise ValueError(f"class {name!r} names a synonym twice; name each once")
+    first_of = {}
+    for number, (name, *_) in enumerate(synonyms):
+        if first_of.setdefault(name, number) != number:
+            raise ValueError(
+                f"class {name!r} is given twice, as number {first_of[name]} and {number}; "
+                "give each class once, or put another synonym first"
+            )
+    return Vocabulary(
+        classes=tuple(words[0] for words in synonyms),
+        queries=tuple(word for words in synonyms for word in words),
+        query_class=tuple(c for c, words in enumerate(synonyms) for _ in words),
+    )
+
+
+def with_background(vocabulary: Vocabulary) -> Vocabulary:
+    """Puts class 0, "background", before the others: `BACKGROUND_WORDS` that none of them names."""
+    words = tuple(word for word in BACKGROUND_WORDS if word not in vocabulary.queries)
+    return Vocabulary(
+        classes=("background", *vocabulary.classes),
+        queries=words + vocabulary.queries,
+        query_class=(0,) * len(words) + tuple(c + 1 for c in vocabulary.query_class),
+    )
+
+
+def fold(
+    scores: Float[Array, "Q ..."], query_class: Int[Array, "Q"], num_classes: int
+) -> Float[Array, "C ..."]:
+    """The largest score among a class's queries."""
+    return jax.ops.segment_max(scores, query_class, num_classes)
+
+
+def prompts(queries: Sequence[str], templates: Sequence[str]) -> list[str]:
+    """Every query in every template, query by query."""
+    return [template.format(query) for query in queries for template in templates]
+
+
+def embed(
+    queries: Sequence[str],
+    params: Params,
+    config: clip.ClipConfig,
+    tokenize: Callable,
+    *,
+    templates: Sequence[str] = IMAGENET_TEMPLATES,
+    cached: bool = True,
+) -> Float[np.ndarray, "Q D"]:
+    """One vector a query: each prompt's embedding normalised, their mean, normalised.
+
+    Prompts are sorted by length and run in batches cut to their longest one: the text tower is
+    causal, so what is cut off could not have mattered. The result is kept on disk under a key of
+    the text tower's weights, the queries and the templates.
+
+    Args:
+        queries: Q words.
+        params, config: of `clip.load`.
+        tokenize: of `clip.load_tokenizer`.
+        templates: each with one "{}".
+        cached: look on disk first, and leave the result there.
+
+    Returns:
+        float32 [Q, D], rows of length 1.
+
+    Raises:
+        ValueError: a prompt exceeds the text tower's context length.
+
+    Source: the ensembling of OpenAI's CLIP for ImageNet, as every method of this field uses it.
+    """
+    path = cache.directory("text") / f"{_key(queries, params, config, templates)}.npy"
+    if cached and path.is_file():
+        return np.load(path, allow_pickle=False)
+
+    texts = prompts(queries, templates)
+    shortest_first = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    batches = [
+        shortest_first[start : start + _PROMPTS_PER_BATCH]
+        for start in range(0, len(texts), _PROMPTS_PER_BATCH)
+    ]
+    vectors = np.empty((len(texts), config.projection_dim), np.float32)
+    for batch in progress(batches, len(batches), "text", unit="batches"):
+        token_ids = tokenize([texts[i] for i in batch])
+        # A short batch is filled up with its last prompt, so that one shape is compiled.
+        rows = min(_PROMPTS_PER_BATCH, -(-len(batch) // 16) * 16)
+        token_ids = np.pad(token_ids, ((0, rows - len(batch)), (0, 0)), mode="edge")
+        vectors[batch] = _encode(params, config, token_ids)[: len(batch)]
+
+    per_query = _normalise(vectors).reshape(len(queries), len(templates), -1)
+    result = _normalise(per_query.mean(axis=1))
+    if cached:
+        with atomic(path) as temporary:
+            np.save(temporary, result)
+    return result
+
+
+@partial(jax.jit, static_argnums=1)
+def _encode(params, config, token_ids):
+    return clip.encode_text(params, config, token_ids).astype(jnp.float32)
+
+
+def _normalise(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=-1, keepdims=True)
+
+
+def _key(queries, params, config, templates) -> str:
+    said = repr((tuple(queries), tuple(templates), config)).encode()
+    digest = hashlib.blake2b(said, digest_size=20)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params["text"]):
+        digest.update(f"{jax.tree_util.keystr(path)}{leaf.dtype}".encode())
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
+    return digest.hexdigest()
