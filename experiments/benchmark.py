@@ -6,16 +6,14 @@ A ratio is ours over the baseline's. Shared machines drift: trust ratios, not se
 """
 
 import importlib
-import json
 import os
 import platform
-from pathlib import Path
 
 import jax
 from absl import flags
 
 import dsolo_jax as dsolo
-from dsolo_jax.files import atomic
+from dsolo_jax.files import write_json
 from experiments import common
 
 STAGES = ("solver", "upsample", "clip", "text")
@@ -31,9 +29,7 @@ def main() -> None:
             print(line(row), flush=True)
             rows.append(row)
     if _OUTPUT.value:
-        content = {"machine": machine(), "rows": rows}
-        with atomic(Path(_OUTPUT.value)) as temporary:
-            temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        write_json(_OUTPUT.value, {"machine": machine(), "rows": rows})
 
 
 def line(row: dict) -> str:

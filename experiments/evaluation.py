@@ -1,0 +1,215 @@
+"""A dataset through a model: its predictions in order, and a run of them that can be cut off."""
+
+import csv
+import json
+import math
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import flax
+import jax
+import numpy as np
+
+import dsolo_jax as dsolo
+from dsolo_jax import datasets, images, metrics, vocabulary
+from dsolo_jax.files import atomic, write_json, writing
+from dsolo_jax.progress import progress
+
+_COLUMNS = ("id", "miou", "accuracy", "confusion")
+
+
+class Prepared(NamedTuple):
+    """An example made ready for the model."""
+
+    id: str
+    picture: dsolo.Picture
+    truth: np.ndarray  # int32 [H, W]
+
+
+class Prediction(NamedTuple):
+    """What a model said of an example, and how it compares to the truth."""
+
+    id: str
+    labels: np.ndarray  # int32 [H, W]
+    confusion: np.ndarray  # int64 [C, C], rows truth
+
+
+def batches(
+    model: dsolo.Model, dataset: datasets.Dataset, indices: list[int], batch_size: int
+) -> Iterator[list[Prepared]]:
+    """Examples in order, `batch_size` at a time, read ahead by threads."""
+
+    def ready(example: dict) -> Prepared:
+        return Prepared(example["id"], dsolo.prepare(model, example["image"]), example["labels"])
+
+    batch = []
+    for example in datasets.examples(dataset, indices, transform=ready):
+        batch.append(example)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def predictions(
+    model: dsolo.Model,
+    dataset: datasets.Dataset,
+    indices: list[int],
+    *,
+    method: str,
+    batch_size: int,
+) -> Iterator[Prediction]:
+    """Predictions of the examples at `indices`, in order."""
+    words = vocabulary.parse(dataset.classes)
+    for batch in batches(model, dataset, indices, batch_size):
+        pictures = [example.picture for example in batch]
+        results = dsolo.segment_batch(model, pictures, words, method)
+        for example, result in zip(batch, results, strict=True):
+            yield Prediction(example.id, result.labels, confusion(result.labels, example, dataset))
+
+
+def confusion(labels: np.ndarray, example: Prepared, dataset: datasets.Dataset) -> np.ndarray:
+    """The example's confusion matrix."""
+    matrix = metrics.confusion_matrix(labels, example.truth, len(dataset.classes), dataset.ignore)
+    return np.asarray(matrix, np.int64)
+
+
+def evaluate(
+    model: dsolo.Model,
+    dataset: datasets.Dataset,
+    output_dir: Path,
+    config: dict,
+    *,
+    batch_size: int = 1,
+    overwrite: bool = False,
+) -> dict:
+    """Runs the pictures that the folder does not hold yet, and sums all of them up.
+
+    Args:
+        config: what decides the result: "method", "limit", "save_predictions" are read here, all
+            of it is recorded, and a folder with a run of another config is refused.
+        batch_size: pictures at a time. Batches start at multiples of it, so a run that was cut off
+            forms the same ones.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        ValueError: the folder holds a run of another config; an unusable picture.
+        OSError: the folder cannot be written.
+    """
+    start = time.monotonic()
+    table = output_dir / "per_image.csv"
+    _claim(output_dir, config, overwrite)
+    ids = dataset.ids[: config["limit"]]
+    confusions = _done(table, set(ids), len(dataset.classes))
+
+    todo = [
+        i
+        for first in range(0, len(ids), batch_size)
+        for i in range(first, min(first + batch_size, len(ids)))
+        if any(id_ not in confusions for id_ in ids[first : first + batch_size])
+    ]
+    run = predictions(model, dataset, todo, method=config["method"], batch_size=batch_size)
+    with writing(table), table.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for prediction in progress(run, len(todo), f"{dataset.name} {config['method']}"):
+            if prediction.id in confusions:
+                continue
+            if config["save_predictions"]:
+                path = output_dir / "predictions" / f"{prediction.id}.png"
+                images.write_png(path, prediction.labels)
+            confusions[prediction.id] = prediction.confusion
+            writer.writerow(_row(prediction))
+            file.flush()
+
+    miou, iou = metrics.mean_iou(sum(confusions[id_] for id_ in ids))
+    results = {
+        "dataset": dataset.name,
+        "method": config["method"],
+        "miou": _json_number(miou),
+        "per_class": {
+            name: _json_number(value)
+            for name, value in zip(vocabulary.parse(dataset.classes).classes, iou, strict=True)
+        },
+        "num_images": len(ids),
+        "seconds": time.monotonic() - start,
+        "config": config,
+        "versions": {
+            "dsolo_jax": dsolo.__version__,
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "device": jax.devices()[0].device_kind,
+        },
+    }
+    write_json(output_dir / "results.json", results)
+    return results
+
+
+def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
+    """Records the run's config in the folder, or finds it there already."""
+    path = output_dir / "config.json"
+    config = json.loads(json.dumps(config))
+    if path.is_file() and not overwrite:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        other = [
+            f"{key} {found.get(key)!r} there, {config.get(key)!r} now"
+            for key in sorted(found.keys() | config.keys())
+            if found.get(key) != config.get(key)
+        ]
+        if other:
+            raise ValueError(
+                f"{output_dir} holds a run with other settings ({'; '.join(other)}); choose "
+                "another --output_dir, or --overwrite it"
+            )
+        return
+    for name in ("per_image.csv", "results.json"):
+        (output_dir / name).unlink(missing_ok=True)
+    write_json(path, config)
+
+
+def _done(table: Path, ids: set[str], num_classes: int) -> dict[str, np.ndarray]:
+    """Confusion matrices of the pictures in the table; a last line cut short is dropped from it."""
+    lines = []
+    if table.is_file():
+        lines = table.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")] or [",".join(_COLUMNS) + "\n"]
+    if whole != lines:
+        with atomic(table) as temporary:
+            temporary.write_text("".join(whole), encoding="utf-8")
+    rows = list(csv.DictReader(whole))
+    unknown = [row["id"] for row in rows if row["id"] not in ids]
+    if unknown:
+        raise ValueError(
+            f"{table} holds {len(unknown)} pictures that the dataset lacks, such as {unknown[0]}; "
+            "choose another --output_dir, or --overwrite it"
+        )
+    return {row["id"]: _matrix(row["confusion"], num_classes) for row in rows}
+
+
+def _row(prediction: Prediction) -> tuple[str, ...]:
+    """The confusion matrix is kept sparse: truth:prediction:pixels, separated by spaces."""
+    matrix = prediction.confusion
+    miou, _ = metrics.mean_iou(matrix)
+    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
+    cells = " ".join(f"{t}:{p}:{matrix[t, p]}" for t, p in zip(*np.nonzero(matrix), strict=True))
+    return prediction.id, f"{miou:.6f}", f"{accuracy:.6f}", cells
+
+
+def _matrix(cells: str, num_classes: int) -> np.ndarray:
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for cell in cells.split():
+        truth, label, pixels = map(int, cell.split(":"))
+        matrix[truth, label] = pixels
+    return matrix
+
+
+def _json_number(value: float) -> float | None:
+    """JSON has no NaN: a class that nowhere occurs has null."""
+    return None if math.isnan(value) else float(value)
