@@ -29,6 +29,9 @@ _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
 def folder(source: str | os.PathLike, files: Iterable[str]) -> Path:
     """The local folder of a checkpoint: `source` itself, or the hub's snapshot of it.
 
+    Where the hub's main branch holds no safetensors, as with older checkpoints, the conversion that
+    the hub's own bot has left in a pull request is taken, as transformers does.
+
     Args:
         source: a folder, or a hub id "owner/name".
         files: patterns of the files wanted from the hub, e.g. "*.safetensors".
@@ -47,8 +50,19 @@ def folder(source: str | os.PathLike, files: Iterable[str]) -> Path:
             f"checkpoint {str(source)!r} is neither a folder nor a hub id of the form owner/name; "
             "check the spelling, or download it and give its folder"
         )
+    name, files = str(source), list(files)
     try:
-        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=list(files)))
+        snapshot = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+        asked_for_weights = any(pattern.endswith(".safetensors") for pattern in files)
+        if asked_for_weights and not any(snapshot.rglob("*.safetensors")):
+            converted = _conversion(name)
+            if converted is not None:
+                snapshot = Path(
+                    huggingface_hub.snapshot_download(
+                        name, revision=converted, allow_patterns=files
+                    )
+                )
+        return snapshot
     except hub_errors.GatedRepoError as error:
         raise PermissionError(
             f"checkpoint {str(source)!r} is gated: accept its terms on the hub and log in with "
@@ -64,6 +78,16 @@ def folder(source: str | os.PathLike, files: Iterable[str]) -> Path:
             f"checkpoint {str(source)!r}: there is no such folder, and the hub could not be "
             f"reached ({type(error).__name__}); go online, or {instead}"
         ) from error
+
+
+def _conversion(name: str) -> str | None:
+    """The revision in which the hub's bot has converted a repository to safetensors."""
+    for discussion in huggingface_hub.get_repo_discussions(
+        name, author="SFconvertbot", discussion_type="pull_request", discussion_status="open"
+    ):
+        if discussion.title == "Adding `safetensors` variant of this model":
+            return discussion.git_reference
+    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -133,12 +157,6 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     with atomic(path) as temporary:
         # transformers refuses a file that does not say which library's layout it has.
         safetensors.numpy.save_file(contiguous, temporary, metadata={"format": "pt"})
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes one JSON file, under a temporary name first."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 class Transform(NamedTuple):

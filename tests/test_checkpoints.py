@@ -172,11 +172,38 @@ def test_the_hub_is_asked_for_the_files_alone(monkeypatch, tmp_path):
 
     def download(name, allow_patterns):
         asked[name] = allow_patterns
+        (tmp_path / "model.safetensors").touch()
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert checkpoints.folder("owner/name", ("config.json", "*.safetensors")) == tmp_path
     assert asked == {"owner/name": ["config.json", "*.safetensors"]}
+
+
+def test_a_main_branch_without_safetensors_gives_way_to_the_hubs_own_conversion(
+    monkeypatch, tmp_path
+):
+    def download(name, allow_patterns, revision="main"):
+        snapshot = tmp_path / revision.replace("/", "_")
+        snapshot.mkdir(exist_ok=True)
+        if revision != "main":
+            (snapshot / "model.safetensors").touch()
+        return str(snapshot)
+
+    def discussions(name, author, **_):
+        titles = ("Adding safetensors", "Adding `safetensors` variant of this model")
+        return [
+            types.SimpleNamespace(title=title, git_reference=f"refs/pr/{number}")
+            for number, title in enumerate(titles)
+            if author == "SFconvertbot"
+        ]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub, "get_repo_discussions", discussions)
+    found = checkpoints.folder("owner/name", ["config.json", "model*.safetensors"])
+    assert found == tmp_path / "refs_pr_1"
+    # Who asks for no weights gets the main branch.
+    assert checkpoints.folder("owner/name", ["config.json"]) == tmp_path / "main"
 
 
 _ANSWER = types.SimpleNamespace(headers={}, request=None)

@@ -13,6 +13,7 @@ from dsolo_jax import checkpoints
 from dsolo_jax.checkpoints import Params, Row, convolution, linear
 from dsolo_jax.clip import model
 from dsolo_jax.clip.config import ClipConfig, config_json, read_config
+from dsolo_jax.files import write_json
 
 FILES = (
     "config.json",
@@ -101,7 +102,7 @@ def save(directory: str | os.PathLike, config: ClipConfig, params: Params) -> No
     """Writes config.json and model.safetensors, which transformers' CLIPModel loads."""
     directory = Path(directory)
     checkpoints.write_tensors(directory / "model.safetensors", checkpoints.export(params, TABLE))
-    checkpoints.write_json(directory / "config.json", config_json(config))
+    write_json(directory / "config.json", config_json(config))
 
 
 def init(config: ClipConfig, key: jax.Array) -> Params:

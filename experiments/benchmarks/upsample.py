@@ -33,8 +33,8 @@ _CASES = [
 def run() -> list[dict[str, Any]]:
     """One flat row a case; without torch the baseline's fields are None.
 
-    `seconds` are medians, `ratio` is baseline over ours. XLA's flops and bytes count the loop over
-    blocks of rows once.
+    `seconds` are medians, `ratio` is ours over the baseline's. XLA's flops and bytes count the loop
+    over blocks of rows once.
     """
     return [_row(*case) for case in _CASES]
 
@@ -63,7 +63,7 @@ def _row(form: str, C: int, H: int, W: int, baseline: str | None, repeats: int) 
         "seconds": seconds["ours"],
         "baseline": theirs and f"torch, {baseline}",
         "baseline_seconds": theirs,
-        "ratio": theirs and theirs / seconds["ours"],
+        "ratio": theirs and seconds["ours"] / theirs,
         **xla_account(ours, *arguments),
     }
 
