@@ -16,7 +16,7 @@ import dsolo_jax as dsolo
 from dsolo_jax.files import write_json
 from experiments import common
 
-STAGES = ("solver", "upsample", "clip", "text")
+STAGES = ("solver", "upsample", "clip", "text", "memory")
 
 _STAGE = flags.DEFINE_enum("stage", "all", ["all", *STAGES], "What to time.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")

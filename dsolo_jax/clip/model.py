@@ -22,7 +22,8 @@ from dsolo_jax.resample import cubic_weights
 _NEIGHBOURHOOD_SIGMA = 5.0
 
 _ACTIVATIONS = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
+    # x · sigmoid(1.702 x); XLA's tanh needs no exponential and no division by a sum.
+    "quick_gelu": lambda x: x * (0.5 + 0.5 * jnp.tanh(0.851 * x)),
     "gelu": partial(jax.nn.gelu, approximate=False),
 }
 
@@ -46,19 +47,18 @@ class ImageEncoding(NamedTuple):
 # --------------------------------------------------------------------------------- attention
 
 
-def _weights(query: Heads, key: Heads, bias: Bias) -> Float[Array, "B K S S"]:
-    """softmax(query keyᵀ / √d + bias), in float32."""
+def _logits(query: Heads, key: Heads, bias: Bias) -> Float[Array, "B K S S"]:
+    """query keyᵀ / √d + bias, in float32."""
     query = query * query.shape[-1] ** -0.5
-    logits = jnp.matmul(query, key.mT, preferred_element_type=jnp.float32)
-    return jax.nn.softmax(logits + bias, axis=-1)
-
-
-def _mix(weights: Float[Array, "B K S S"], value: Heads) -> Heads:
-    return weights.astype(value.dtype) @ value
+    return jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) + bias
 
 
 def _attend(query: Heads, key: Heads, value: Heads, bias: Bias) -> Heads:
-    return _mix(_weights(query, key, bias), value)
+    """softmax(logits) value; divided by the softmax's sum last, where there are fewer numbers."""
+    logits = _logits(query, key, bias)
+    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
 
 
 def _hidden(visible: Bool[Array, "..."]) -> Float[Array, "..."]:
@@ -191,11 +191,11 @@ class _VisionTower(nn.Module):
         maps = []
         for i, block in enumerate(blocks):
             q, k, v = block.heads(x)
-            weights = _weights(q, k, keys)
             if i in attention_layers:
+                weights = jax.nn.softmax(_logits(q, k, keys), axis=-1)
                 maps.append(weights.mean(axis=1)[:, 1:, 1:])
             if block is not blocks[-1]:
-                x = block.finish(x, _mix(weights, v))
+                x = block.finish(x, _attend(q, k, v, keys))
 
         # The last block: the class token as CLIP has it, the patches by the chosen start.
         pooled = block.finish(x[:, :1], _attend(q[:, :, :1], k, v, keys))

@@ -11,6 +11,8 @@ from dsolo_jax.checks import choose
 from dsolo_jax.solver.products import backward, forward
 
 _TINY = 1e-9  # keeps the quotients of empty maps and patches finite
+_FAR_AWAY = -1e25  # where a state was before the start: no step from there is a small one
+_MISSING, _MOVING = 1, 2  # some entry has not arrived; some entry has changed
 
 
 class MaxVelocity(NamedTuple):
@@ -98,29 +100,29 @@ def max_velocity(
         return margin > 0 if rule.of_state else margin >= 0
 
     def unfinished(state):
-        step, _, _, steps, moving = state
-        return (step < max_steps) & moving & jnp.any(steps == max_steps)
+        step, _, _, _, found = state
+        return (step < max_steps) & (found == _MISSING | _MOVING)
 
     def advance(state):
-        step, p, margin, steps, _ = state
+        step, before, p, steps, _ = state
         after = rescale(forward(p, transition))
-        margin_after = rule.margin(after, p, tau)
+        margin, margin_after = rule.margin(p, before, tau), rule.margin(after, p, tau)
         # From a margin below zero to the first one that passes, the crossing is linear.
         share = margin / (margin - margin_after) if interpolate else 1.0
         arrives = passes(margin_after) & (steps == max_steps)
-        return (
-            step + 1,
-            after,
-            margin_after,
-            jnp.where(arrives, step + share, steps),
-            (jnp.any(after != p)),
-        )
+        steps = jnp.where(arrives, step + share, steps)
+        return step + 1, p, after, steps, look(after, p, steps)
+
+    def look(p, before, steps):
+        # One pass over the entries for both questions: the passes are what a step costs beyond
+        # its product.
+        flags = _MISSING * (steps == max_steps) | _MOVING * (p != before)
+        return jax.lax.reduce(flags, 0, jax.lax.bitwise_or, (0, 1))
 
     p = rescale(f.astype(jnp.float32))
-    # Before the first step a step's change is as far from tau as can be.
-    margin = rule.margin(p, p, tau) if rule.of_state else jnp.full_like(p, -1e30)
-    steps = jnp.where(passes(margin), 0.0, float(max_steps))
-    start = (0, p, margin, steps, jnp.array(True))
+    before = jnp.full_like(p, _FAR_AWAY)
+    steps = jnp.where(passes(rule.margin(p, before, tau)), 0.0, float(max_steps))
+    start = (0, before, p, steps, look(p, before, steps))
     _, _, _, steps, _ = jax.lax.while_loop(unfinished, advance, start)
     return MaxVelocity(score_of(steps), steps)
 
