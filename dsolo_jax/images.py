@@ -1,4 +1,4 @@
-"""Pictures and label maps: read, resize, cut into patches, draw."""
+"""Pictures and label maps: read, resize, normalise, draw."""
 
 import functools
 import io
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jax import Array
 from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
@@ -113,30 +112,9 @@ def resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np
     return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def to_patches(
-    pixels: UInt8[Array, "H W 3"],
-    patch_size: int,
-    mean: Sequence[float] = CLIP_MEAN,
-    std: Sequence[float] = CLIP_STD,
-) -> Float[Array, "N P*P*3"]:
-    """Normalised pixels, cut into patches: (pixels / 255 - mean) / std, float32.
-
-    Patches in raster order, inside a patch (row, column, channel). A numpy array gives a numpy
-    array, a jax array (also inside jit) a jax array.
-
-    Raises:
-        ValueError: a side that is no multiple of the patch.
-    """
-    height, width, channels = pixels.shape
-    if height % patch_size or width % patch_size:
-        raise ValueError(
-            f"picture of {height} x {width} does not divide into patches of {patch_size}; "
-            "resize it to `resized_size(..., multiple=patch_size)` first"
-        )
-    h, w = height // patch_size, width // patch_size
-    normal = (pixels.astype(np.float32) / np.float32(255) - np.float32(mean)) / np.float32(std)
-    grid = normal.reshape(h, patch_size, w, patch_size, channels).transpose(0, 2, 1, 3, 4)
-    return grid.reshape(h * w, patch_size * patch_size * channels)
+def normalise(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
+    """(pixels / 255 - mean) / std of OpenAI's CLIP, float32."""
+    return (pixels.astype(np.float32) / 255 - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:

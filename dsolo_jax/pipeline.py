@@ -18,7 +18,7 @@ from dsolo_jax import cache, images, refine, vocabulary
 from dsolo_jax.attention import SOURCES, resample_attention, resample_maps
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
-from dsolo_jax.clip import ClipConfig, encode_patches, load_tokenizer
+from dsolo_jax.clip import ClipConfig, encode_patches, load_tokenizer, patchify
 from dsolo_jax.clip import load as load_clip
 from dsolo_jax.readings import METHODS, Readings, discrepancy, resolve
 from dsolo_jax.vocabulary import Vocabulary
@@ -177,7 +177,8 @@ def prepare(
     height, width = images.resized_size(
         *pixels.shape[:2], short_side=model.short_side, long_side=model.long_side, multiple=patch
     )
-    patches = images.to_patches(images.resize(pixels, (height, width)), patch)
+    normalised = images.normalise(images.resize(pixels, (height, width)))
+    [patches] = patchify(normalised[None], patch)
     return Picture(pixels, patches, (height // patch, width // patch))
 
 

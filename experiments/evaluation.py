@@ -106,28 +106,26 @@ def evaluate(
     table = output_dir / "per_image.csv"
     _claim(output_dir, config, overwrite)
     ids = dataset.ids[: config["limit"]]
-    confusions = _done(table, set(ids), len(dataset.classes))
+    done, total = _done(table, set(ids), len(dataset.classes))
 
     todo = [
         i
         for first in range(0, len(ids), batch_size)
         for i in range(first, min(first + batch_size, len(ids)))
-        if any(id_ not in confusions for id_ in ids[first : first + batch_size])
+        if any(id_ not in done for id_ in ids[first : first + batch_size])
     ]
     run = predictions(model, dataset, todo, method=config["method"], batch_size=batch_size)
-    with writing(table), table.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for prediction in progress(run, len(todo), f"{dataset.name} {config['method']}"):
-            if prediction.id in confusions:
-                continue
-            if config["save_predictions"]:
-                path = output_dir / "predictions" / f"{prediction.id}.png"
-                images.write_png(path, prediction.labels)
-            confusions[prediction.id] = prediction.confusion
-            writer.writerow(_row(prediction))
-            file.flush()
+    for prediction in progress(run, len(todo), f"{dataset.name} {config['method']}"):
+        if prediction.id in done:
+            continue
+        if config["save_predictions"]:
+            path = output_dir / "predictions" / f"{prediction.id}.png"
+            images.write_png(path, prediction.labels)
+        with writing(table), table.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(_row(prediction))
+        total += prediction.confusion
 
-    miou, iou = metrics.mean_iou(sum(confusions[id_] for id_ in ids))
+    miou, iou = metrics.mean_iou(total)
     results = {
         "dataset": dataset.name,
         "method": config["method"],
@@ -174,8 +172,11 @@ def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
     write_json(path, config)
 
 
-def _done(table: Path, ids: set[str], num_classes: int) -> dict[str, np.ndarray]:
-    """Confusion matrices of the pictures in the table; a last line cut short is dropped from it."""
+def _done(table: Path, ids: set[str], num_classes: int) -> tuple[set[str], np.ndarray]:
+    """Pictures in the table and the sum of their confusion matrices.
+
+    A last line that was cut short is dropped from the table.
+    """
     lines = []
     if table.is_file():
         lines = table.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
@@ -183,14 +184,18 @@ def _done(table: Path, ids: set[str], num_classes: int) -> dict[str, np.ndarray]
     if whole != lines:
         with atomic(table) as temporary:
             temporary.write_text("".join(whole), encoding="utf-8")
-    rows = list(csv.DictReader(whole))
-    unknown = [row["id"] for row in rows if row["id"] not in ids]
-    if unknown:
-        raise ValueError(
-            f"{table} holds {len(unknown)} pictures that the dataset lacks, such as {unknown[0]}; "
-            "choose another --output_dir, or --overwrite it"
-        )
-    return {row["id"]: _matrix(row["confusion"], num_classes) for row in rows}
+    done, total = set(), np.zeros((num_classes, num_classes), np.int64)
+    for row in csv.DictReader(whole):
+        if row["id"] not in ids:
+            raise ValueError(
+                f"{table} holds the picture {row['id']!r}, which the dataset lacks; choose another "
+                "--output_dir, or --overwrite it"
+            )
+        done.add(row["id"])
+        for cell in row["confusion"].split():
+            truth, label, pixels = map(int, cell.split(":"))
+            total[truth, label] += pixels
+    return done, total
 
 
 def _row(prediction: Prediction) -> tuple[str, ...]:
@@ -200,14 +205,6 @@ def _row(prediction: Prediction) -> tuple[str, ...]:
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
     cells = " ".join(f"{t}:{p}:{matrix[t, p]}" for t, p in zip(*np.nonzero(matrix), strict=True))
     return prediction.id, f"{miou:.6f}", f"{accuracy:.6f}", cells
-
-
-def _matrix(cells: str, num_classes: int) -> np.ndarray:
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    for cell in cells.split():
-        truth, label, pixels = map(int, cell.split(":"))
-        matrix[truth, label] = pixels
-    return matrix
 
 
 def _json_number(value: float) -> float | None:

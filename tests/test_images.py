@@ -1,7 +1,6 @@
 import io
 import warnings
 
-import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -237,43 +236,14 @@ def test_resize_keeps_constants_and_averages_on_the_way_down():
     np.testing.assert_array_equal(images.resize(pixels, (6, 5)), pixels)
 
 
-def test_patches_are_normalised_pixels_in_raster_order():
-    pixels, P = noise(6, 9), 3
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
-    patches = images.to_patches(pixels, P, mean, std)
-    assert patches.shape == (6, P * P * 3) and patches.dtype == np.float32
-    for n, (row, column) in enumerate((r, c) for r in range(2) for c in range(3)):
-        for y in range(P):
-            for x in range(P):
-                value = pixels[row * P + y, column * P + x] / 255.0
-                expected = (value - np.array(mean)) / np.array(std)
-                np.testing.assert_allclose(
-                    patches[n, (y * P + x) * 3 : (y * P + x) * 3 + 3],
-                    expected,
-                    rtol=1e-5,
-                    atol=1e-6,
-                )
-
-
-def test_patches_inside_jit_are_the_same():
-    pixels = noise(32, 48)
-    cut = jax.jit(images.to_patches, static_argnums=1)
-    np.testing.assert_allclose(cut(pixels, 16), images.to_patches(pixels, 16), rtol=1e-5, atol=1e-6)
-
-
 def test_normalisation_is_that_of_transformers():
     transformers = pytest.importorskip("transformers")
     processor = transformers.CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
     pixels = noise(16, 32)
     expected = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
-    patches = images.to_patches(pixels, 16).reshape(1, 2, 16, 16, 3)
-    ours = patches.transpose(4, 0, 2, 1, 3).reshape(3, 16, 32)
-    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
-
-
-def test_pictures_that_do_not_divide_are_refused():
-    with pytest.raises(ValueError, match="30 x 32 does not divide into patches of 16"):
-        images.to_patches(noise(30, 32), 16)
+    ours = images.normalise(pixels)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), expected, rtol=1e-5, atol=1e-5)
 
 
 # ---- drawing -------------------------------------------------------------------------------------

@@ -87,8 +87,9 @@ def load_tokenizer(
         rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > max_length:
+                shown = text if len(text) <= 60 else f"{text[:60]}…"
                 raise ValueError(
-                    f"text {text!r} has {len(row)} tokens, with start and end, but the context "
+                    f"text {shown!r} has {len(row)} tokens, with start and end, but the context "
                     f"length is {max_length}; shorten it"
                 )
         longest = max(map(len, rows), default=1)
