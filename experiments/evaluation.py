@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, images, metrics, vocabulary
+from dsolo_jax import datasets, images, metrics, pipeline, vocabulary
 from dsolo_jax.files import atomic, write_json, writing
 from dsolo_jax.progress import progress
 
@@ -114,6 +114,9 @@ def evaluate(
         for i in range(first, min(first + batch_size, len(ids)))
         if any(id_ not in done for id_ in ids[first : first + batch_size])
     ]
+    if todo:
+        # First, as it has a progress of its own.
+        pipeline.embed_classes(model, vocabulary.parse(dataset.classes))
     run = predictions(model, dataset, todo, method=config["method"], batch_size=batch_size)
     for prediction in progress(run, len(todo), f"{dataset.name} {config['method']}"):
         if prediction.id in done:
