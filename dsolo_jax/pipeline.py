@@ -24,7 +24,7 @@ from dsolo_jax.readings import METHODS, Readings, discrepancy, resolve
 from dsolo_jax.vocabulary import Vocabulary
 
 # Mean over these blocks of CLIP's image tower is the graph, if CLIP is the attention source. The
-# first block served best where it was measured (READINGS 1: the toy world, not real weights).
+# first block served best where it was measured (a toy world, not real weights: BUILD_NOTES).
 CLIP_ATTENTION_LAYERS = (0,)
 
 _SOURCES_TO_COME = ("sd2", "sd1", "dino", "dinov2", "miniature")
@@ -57,7 +57,7 @@ class Model:
     """
 
     config: ClipConfig
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     tokenize: Callable[[Sequence[str]], np.ndarray]
     attention: str
     attention_layers: tuple[int, ...]

@@ -1,9 +1,9 @@
 """The open readings of the paper as one frozen table of named choices, and the methods they steer.
 
-The paper's body could not be had; what the notes about it leave open is a field here, with where
-each choice comes from. Two bundles are self-consistent and must not be mixed: "paper" reads the
-paper's wording on vanilla CLIP, whose maps it needs to be inverted (small on their own class);
-"robust" reads upright maps.
+The paper's body could not be had; what the notes about it leave open is a field here, with its
+question in BUILD_NOTES (Q1 to Q12). Two bundles are self-consistent and must not be mixed: "paper"
+reads the paper's wording on vanilla CLIP, whose maps it needs to be inverted (small on their own
+class); "robust" reads upright maps.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from dsolo_jax.solver.velocity import CRITERIA, WINNERS
 
 
 def _softmax(f: Array, temperature: float) -> Array:
-    """softmax over patches of f / temperature; READINGS 3 measured 0.1 on cosines best."""
+    """softmax over patches of f / temperature; 0.1 on cosines was best (BUILD_NOTES Q4)."""
     return jax.nn.softmax(f / temperature, axis=-1)
 
 
@@ -34,10 +34,10 @@ def _minmax(f: Array, temperature: float) -> Array:
     return jnp.where(flat, 1.0, (f - low) / jnp.where(flat, 1.0, high - low))
 
 
-# METHOD Q4: the notes say "normalised" and no more.
+# BUILD_NOTES Q4: the notes say "normalised" and no more.
 NORMALISERS = {"softmax": _softmax, "minmax": _minmax}
 
-# METHOD Q10: a class's synonyms become one map before the solver, or one score after it.
+# BUILD_NOTES Q12: a class's synonyms become one map before the solver, or one score after it.
 FOLDS = ("before", "after")
 
 
@@ -58,7 +58,7 @@ class Readings:
     """
 
     start: str = _choice(
-        "naclip", clip.STARTS, "what CLIP's last block does (METHOD 8, Q11); vanilla is CLIP itself"
+        "naclip", clip.STARTS, "what CLIP's last block does (Q11); vanilla is CLIP itself"
     )
     fold: str = _choice("before", FOLDS, "synonyms to classes by max, before or after the solver")
     normalise: str = _choice(
@@ -99,7 +99,7 @@ class Readings:
 BUNDLES = {
     "robust": Readings(),
     # The paper's wording on vanilla maps; NMS is left out because its rule is not known and every
-    # one measured on inverted maps lowered the result (READINGS 12).
+    # one measured on inverted maps lowered the result (BUILD_NOTES Q3).
     "paper": Readings(
         start="vanilla",
         velocity_suppress="none",

@@ -138,7 +138,7 @@ def embed(
     vectors = np.empty((len(texts), config.projection_dim), np.float32)
     for batch in progress(batches, len(batches), "text", unit="batches"):
         token_ids = tokenize([texts[i] for i in batch])
-        # A short batch is filled up with its last prompt, so that one shape is compiled.
+        # A short batch is filled up with its last prompt, so that few shapes are compiled.
         rows = min(_PROMPTS_PER_BATCH, -(-len(batch) // 16) * 16)
         token_ids = np.pad(token_ids, ((0, rows - len(batch)), (0, 0)), mode="edge")
         vectors[batch] = _encode(params, config, token_ids)[: len(batch)]

@@ -22,7 +22,7 @@ LADDER = {
     "control: propagate": ("propagate", {}),
 }
 
-# METHOD 1.3, second-hand: VOC21, COCO-Stuff, Cityscapes, ADE20K.
+# The paper's ablation on B/16, from secondary notes: VOC21, COCO-Stuff, Cityscapes, ADE20K.
 PAPER_SETS = ("voc21", "coco_stuff", "cityscapes", "ade20k")
 PAPER = {
     "I logits": (18.6, 7.2, 6.7, 3.2),

@@ -155,7 +155,9 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
     assert checkpoints.folder(tmp_path, ["*"]) == tmp_path
 
 
-@pytest.mark.parametrize("source", ["no-such-folder", "./no/such/folder", "a/b/c", "../no/such/folder", ""])
+@pytest.mark.parametrize(
+    "source", ["no-such-folder", "./no/such/folder", "a/b/c", "../no/such/folder", ""]
+)
 def test_neither_folder_nor_hub_id(source):
     with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
         checkpoints.folder(source, ["*"])

@@ -51,7 +51,7 @@ def joint_bilateral_upsample(
                     G_q the guide at the pixel that holds the centre of patch q (Kopf et al. 2007)
         "dense":    W[p, q] = sum_p' g(p↓ - p'↓, spatial) g(G_p - G_p', range) B[p', q]  over the
                     pixels |p↓ - p'↓| <= 3 spatial of the picture: the bilinear picture, filtered
-                    (M2N2, METHOD.md 2.4)
+                    (M2N2, CVPR 2025)
         "bilinear": W[p, q] = B[p, q], the weights of bilinear interpolation with half-pixel centres
                     and clamped borders; both sigmas are left unused (the ablation without JBU)
 

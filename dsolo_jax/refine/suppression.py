@@ -1,4 +1,4 @@
-"""Suppression of weak patches, the paper's "NMS" (METHOD.md 1.5, Q3: which rule it is, is open)."""
+"""Suppression of weak patches, the paper's "NMS" (BUILD_NOTES Q3: which rule it is, is open)."""
 
 import math
 
@@ -34,7 +34,7 @@ def suppress(
         ValueError: for an unknown rule, a fraction outside 0..1, an f that is not [C, N], or
             "spatial" where N is not a square.
 
-    Source: the paper names NMS without its rule; "range" at 0.7 is ours, measured in READINGS.md 8.
+    Source: the paper names NMS without its rule; "range" at 0.7 is ours (BUILD_NOTES Q3).
     """
     choose("suppression rule", rule, RULES)
     if not 0 <= below <= 1:

@@ -9,7 +9,7 @@ _FLOOR = 1e-12  # of N·q: a suppressed patch is very, not infinitely, far from 
 
 
 def _log_ratio(log_nq: Array) -> Array:
-    """`log(q / s)`: robust; large where the class is. On upright maps (ours, READINGS 3)."""
+    """`log(q / s)`: robust; large where the class is. For upright maps (ours)."""
     return log_nq
 
 

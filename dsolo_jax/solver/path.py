@@ -26,7 +26,7 @@ class OptimalPath(NamedTuple):
 
 
 def _one_minus_max(a: Array) -> Array:
-    """`1 − A / max A`: bounded, global; nearly flat for a peaked A (READINGS 5)."""
+    """`1 − A / max A`: bounded, global; nearly flat for a peaked A."""
     return 1 - a / jnp.max(a)
 
 
@@ -52,7 +52,7 @@ def _minus_log_unit(a: Array) -> Array:
     return (cost - low) / jnp.maximum(jnp.max(cost) - low, 1e-12)
 
 
-# Each cost and the largest value it can take: METHOD Q6.
+# Each cost and the largest value it can take: BUILD_NOTES Q6.
 COSTS = {
     "one_minus_max": (_one_minus_max, 1.0),
     "one_minus_rowmax": (_one_minus_rowmax, 1.0),
@@ -82,7 +82,7 @@ class _Plan(NamedTuple):
     diagonal: Array  # N π_ii
 
 
-# METHOD Q5: which scalar of the plan is the discrepancy is not known; each is a guess.
+# BUILD_NOTES Q5: which scalar of the plan is the discrepancy is not known; each is a guess.
 SCORES = {
     "column_cost": lambda p: p.column_cost,  # paper: the cost of filling a patch
     "minus_column_cost": lambda p: -p.column_cost,  # robust
@@ -128,7 +128,7 @@ def optimal_path(
     Raises:
         ValueError: unknown score, epsilon not above 0.
 
-    Source: DSLO notes (epsilon 0.1, 50 iterations); Cuturi 2013; scores and costs: METHOD Q5, Q6.
+    Source: DSLO notes (epsilon 0.1, 50 iterations); Cuturi 2013. Scores, costs: BUILD_NOTES Q5, Q6.
     """
     if epsilon <= 0:
         raise ValueError(f"epsilon is {epsilon}; it must be above 0 (the paper's is 0.1)")

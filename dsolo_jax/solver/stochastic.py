@@ -24,7 +24,7 @@ def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Fl
         attention: [N, N], non-negative, rows are the patches that look.
         num_iters: the paper's 15; 0 returns the attention as it is.
 
-    Source: DSLO notes (METHOD Q9, 15 iterations), mechanics of M2N2 (CVPR 2025).
+    Source: DSLO notes (15 iterations), mechanics of M2N2 (CVPR 2025).
     """
     if num_iters == 0:
         return attention

@@ -30,7 +30,7 @@ class _Criterion(NamedTuple):
 
 
 def _saturation(p: Array, _: Array, tau: float) -> Array:
-    """State over its maximum exceeds tau: M2N2, and the robust reading (METHOD Q1)."""
+    """State over its maximum exceeds tau: M2N2, and the robust reading (BUILD_NOTES Q1)."""
     return p - tau
 
 
@@ -40,7 +40,7 @@ def _increment(p: Array, before: Array, tau: float) -> Array:
 
 
 def _relative_increment(p: Array, before: Array, tau: float) -> Array:
-    """The step changes the entry by at most tau times its value before (READINGS 0.2)."""
+    """The step changes the entry by at most tau times its value before (Q1, ours)."""
     return tau - jnp.abs(p - before) / jnp.maximum(before, _TINY)
 
 
@@ -88,7 +88,7 @@ def max_velocity(
         ValueError: unknown criterion or winner.
 
     Source: DSLO notes (tau 0.3); the saturation test and its interpolation are M2N2's, without its
-    special denominator in the first step. METHOD Q1 and Q2 for what is not known.
+    special denominator in the first step. BUILD_NOTES Q1 and Q2 for what is not known.
     """
     rule = CRITERIA[choose("velocity criterion", criterion, CRITERIA)]
     score_of = WINNERS[choose("velocity winner", winner, WINNERS)]

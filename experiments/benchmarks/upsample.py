@@ -15,8 +15,8 @@ from experiments.benchmarks.timing import compare, xla_account
 
 _GRID = 64
 
-# Both filters are held against the dense loop, the form the method's authors inherit (METHOD.md
-# 2.4). It is timed on every 16th offset of its window, and its time without any is not scaled.
+# Both filters are held against the dense loop, the form the method's authors inherit (M2N2). It is
+# timed on every 16th offset of its window, and its time without any is not scaled.
 _EVERY = 16
 
 # form, classes, H, W, baseline, repeats

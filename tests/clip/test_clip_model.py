@@ -99,7 +99,7 @@ def test_what_follows_the_end_of_a_text_never_matters(loaded):
 
 
 def _torch_start(model, pixels, start, grid):
-    """METHOD 8's table, on transformers' own submodules."""
+    """The table of starts, on transformers' own submodules."""
     vision = model.vision_model
     layers = vision.encoder.layers
     with torch.no_grad():

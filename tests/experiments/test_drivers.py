@@ -59,6 +59,12 @@ def test_segment_says_what_is_wrong(flags, message, demo, tmp_path):
     assert not (tmp_path / "overlay.png").exists()
 
 
+def test_a_random_clip_without_a_tokenizer_is_refused(tmp_path):
+    done = run("random_clip", "--tokenizer=nowhere", f"--output_dir={tmp_path}/clip")
+    assert done.returncode == 1 and "nowhere holds none of tokenizer.json" in done.stderr
+    assert not (tmp_path / "clip").exists()
+
+
 def test_readings_measures_the_ladder_and_the_uprightness(demo, tmp_path):
     done = run(
         "readings",

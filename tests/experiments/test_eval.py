@@ -78,6 +78,15 @@ def test_miou_is_that_of_the_saved_predictions(whole, demo):
     assert results["num_images"] == 5 and results["dataset"] == "folder"
 
 
+def test_check_miou_says_so_too(whole, demo):
+    flags = (f"--run={whole}", f"--labels={demo}/labels")
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.check_miou", *flags], capture_output=True, text=True
+    )
+    found, recomputed, difference = (line.split()[-1] for line in done.stdout.splitlines())
+    assert found == recomputed and float(difference) <= 1e-6, done.stderr
+
+
 def test_per_image_rows_are_the_pictures_in_order(whole, dataset):
     with (whole / "per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
