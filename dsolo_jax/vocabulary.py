@@ -121,7 +121,7 @@ def embed(
         float32 [Q, D], rows of length 1.
 
     Raises:
-        ValueError: a prompt exceeds the text tower's context length.
+        ValueError: a prompt exceeds the text tower's context length, or has no direction.
 
     Source: the ensembling of OpenAI's CLIP for ImageNet, as every method of this field uses it.
     """
@@ -143,8 +143,15 @@ def embed(
         token_ids = np.pad(token_ids, ((0, rows - len(batch)), (0, 0)), mode="edge")
         vectors[batch] = _encode(params, config, token_ids)[: len(batch)]
 
-    per_query = _normalise(vectors).reshape(len(queries), len(templates), -1)
-    result = _normalise(per_query.mean(axis=1))
+    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    for text, length in zip(texts, lengths[:, 0], strict=True):
+        if not 0 < length < np.inf:
+            raise ValueError(
+                f"the text tower gives {text!r} a vector of length {length}: its weights are "
+                "damaged or know none of these words; use other words or another CLIP"
+            )
+    mean = (vectors / lengths).reshape(len(queries), len(templates), -1).mean(axis=1)
+    result = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
     if cached:
         with atomic(path) as temporary:
             np.save(temporary, result)
@@ -154,10 +161,6 @@ def embed(
 @partial(jax.jit, static_argnums=1)
 def _encode(params, config, token_ids):
     return clip.encode_text(params, config, token_ids).astype(jnp.float32)
-
-
-def _normalise(x: np.ndarray) -> np.ndarray:
-    return x / np.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def _key(queries, params, config, templates) -> str:

@@ -103,3 +103,11 @@ def test_other_weights_words_or_templates_are_other_entries(loaded):
 def test_a_500_word_class_name_is_refused_by_name(loaded):
     with pytest.raises(ValueError, match="context length is 77"):
         vocabulary.embed(["word " * 500], *loaded)
+
+
+def test_a_word_without_a_direction_is_refused_by_name(demo):
+    """The demo's CLIP knows eight words; all others are zero."""
+    config, params = clip.load(demo / "clip")
+    tokenize = clip.load_tokenizer(demo / "clip")
+    with pytest.raises(ValueError, match="gives 'a zebra' a vector of length 0.*other words"):
+        vocabulary.embed(["sky", "zebra"], params, config, tokenize, templates=["a {}"])
