@@ -3,10 +3,8 @@
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -102,7 +100,6 @@ def embed(
     tokenize: Callable,
     *,
     templates: Sequence[str] = IMAGENET_TEMPLATES,
-    cached: bool = True,
 ) -> Float[np.ndarray, "Q D"]:
     """One vector a query: each prompt's embedding normalised, their mean, normalised.
 
@@ -115,7 +112,6 @@ def embed(
         params, config: of `clip.load`.
         tokenize: of `clip.load_tokenizer`.
         templates: each with one "{}".
-        cached: look on disk first, and leave the result there.
 
     Returns:
         float32 [Q, D], rows of length 1.
@@ -126,7 +122,7 @@ def embed(
     Source: the ensembling of OpenAI's CLIP for ImageNet, as every method of this field uses it.
     """
     path = cache.directory("text") / f"{_key(queries, params, config, templates)}.npy"
-    if cached and path.is_file():
+    if path.is_file():
         return np.load(path, allow_pickle=False)
 
     texts = prompts(queries, templates)
@@ -141,7 +137,7 @@ def embed(
         # A short batch is filled up with its last prompt, so that few shapes are compiled.
         rows = min(_PROMPTS_PER_BATCH, -(-len(batch) // 16) * 16)
         token_ids = np.pad(token_ids, ((0, rows - len(batch)), (0, 0)), mode="edge")
-        vectors[batch] = _encode(params, config, token_ids)[: len(batch)]
+        vectors[batch] = clip.encode_text(params, config, token_ids)[: len(batch)]
 
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     for text, length in zip(texts, lengths[:, 0], strict=True):
@@ -152,15 +148,9 @@ def embed(
             )
     mean = (vectors / lengths).reshape(len(queries), len(templates), -1).mean(axis=1)
     result = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
-    if cached:
-        with atomic(path) as temporary:
-            np.save(temporary, result)
+    with atomic(path) as temporary:
+        np.save(temporary, result)
     return result
-
-
-@partial(jax.jit, static_argnums=1)
-def _encode(params, config, token_ids):
-    return clip.encode_text(params, config, token_ids).astype(jnp.float32)
 
 
 def _key(queries, params, config, templates) -> str:

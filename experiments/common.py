@@ -58,14 +58,11 @@ class DatasetFlags:
             ValueError: an unknown one, or one whose other flags are missing.
         """
         name = self.dataset.value
-        needed = ("images", "labels", "classes") if name == "folder" else ("data_dir",)
         if name != "folder":
             datasets.benchmark(name)  # an unknown name comes before a missing flag
-        missing = [f"--{flag}" for flag in needed if getattr(self, flag).value is None]
-        if missing:
-            raise ValueError(f"--dataset={name} needs {', '.join(missing)} too")
-        if name != "folder":
+            self._require("data_dir")
             return datasets.load(name, self.data_dir.value, self.split.value)
+        self._require("images", "labels", "classes")
         return datasets.load_folder(
             self.images.value,
             self.labels.value,
@@ -73,6 +70,11 @@ class DatasetFlags:
             ignore=self.ignore.value,
             label_offset=self.label_offset.value,
         )
+
+    def _require(self, *names: str) -> None:
+        missing = [f"--{name}" for name in names if getattr(self, name).value is None]
+        if missing:
+            raise ValueError(f"--dataset={self.dataset.value} needs {', '.join(missing)} too")
 
 
 def define_dataset() -> DatasetFlags:

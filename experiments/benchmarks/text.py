@@ -4,6 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from unittest import mock
 
 import jax
 import numpy as np
@@ -57,18 +58,14 @@ def _second_time(params: clip.Params, config: clip.ClipConfig, first_seconds: fl
 
         return vocabulary.embed(["cat"], params, config, tokenize)
 
-    with tempfile.TemporaryDirectory() as folder:
-        before = os.environ.get("DSOLO_CACHE")
-        os.environ["DSOLO_CACHE"] = folder
-        try:
-            embed()
-            start = time.perf_counter()
-            embed()
-            seconds = time.perf_counter() - start
-        finally:
-            os.environ.pop("DSOLO_CACHE")
-            if before is not None:
-                os.environ["DSOLO_CACHE"] = before
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.dict(os.environ, {"DSOLO_CACHE": folder}),
+    ):
+        embed()
+        start = time.perf_counter()
+        embed()
+        seconds = time.perf_counter() - start
     return {
         "stage": "text",
         "case": "the same the second time, from disk",

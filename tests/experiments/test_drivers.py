@@ -1,20 +1,13 @@
 """segment, readings, demo and benchmark from the command line."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import demo_flags, run
 
 from experiments import ladder
-
-
-def run(module, *flags):
-    return subprocess.run(
-        [sys.executable, "-m", f"experiments.{module}", *flags], capture_output=True, text=True
-    )
 
 
 def test_segment_draws_an_overlay_with_a_legend(demo, tmp_path):
@@ -68,12 +61,7 @@ def test_a_random_clip_without_a_tokenizer_is_refused(tmp_path):
 def test_readings_measures_the_ladder_and_the_uprightness(demo, tmp_path):
     done = run(
         "readings",
-        "--dataset=folder",
-        f"--images={demo}/images",
-        f"--labels={demo}/labels",
-        f"--classes={demo}/classes.txt",
-        f"--clip={demo}/clip",
-        "--attention=clip",
+        *demo_flags(demo),
         "--short_side=112",
         "--limit=2",
         "--batch_size=2",

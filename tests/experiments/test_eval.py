@@ -7,36 +7,19 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import command, demo_flags, run
 
 from dsolo_jax import datasets
 from experiments.evaluation import evaluate
 
 
-def command(demo, output_dir, *flags):
-    return [
-        sys.executable,
-        "-m",
-        "experiments.eval",
-        "--dataset=folder",
-        f"--images={demo}/images",
-        f"--labels={demo}/labels",
-        f"--classes={demo}/classes.txt",
-        f"--clip={demo}/clip",
-        "--attention=clip",
-        "--short_side=224",
-        f"--output_dir={output_dir}",
-        *flags,
-    ]
-
-
-def run(*args):
-    return subprocess.run(command(*args), capture_output=True, text=True)
+def flags_of(demo, output_dir):
+    return (*demo_flags(demo), "--short_side=224", f"--output_dir={output_dir}")
 
 
 def without_times(path):
@@ -80,9 +63,7 @@ def test_miou_is_that_of_the_saved_predictions(whole, demo):
 
 def test_check_miou_says_so_too(whole, demo):
     flags = (f"--run={whole}", f"--labels={demo}/labels")
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.check_miou", *flags], capture_output=True, text=True
-    )
+    done = run("check_miou", *flags)
     found, recomputed, difference = (line.split()[-1] for line in done.stdout.splitlines())
     assert found == recomputed and float(difference) <= 1e-6, done.stderr
 
@@ -107,11 +88,10 @@ def test_a_cut_off_run_resumes_to_the_same_result(cut, whole, model, dataset, tm
 
 
 def test_killed_half_way_and_run_again_from_the_command_line(demo, tmp_path):
-    assert run(demo, tmp_path / "whole", "--save_predictions").returncode == 0
+    assert run("eval", *flags_of(demo, tmp_path / "whole"), "--save_predictions").returncode == 0
+    killed = (*flags_of(demo, tmp_path / "killed"), "--save_predictions")
     table = tmp_path / "killed" / "per_image.csv"
-    process = subprocess.Popen(
-        command(demo, tmp_path / "killed", "--save_predictions"), stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen(command("eval", *killed), stderr=subprocess.DEVNULL)
     while not (table.exists() and len(table.read_text().splitlines()) >= 3):
         assert process.poll() is None, "ended before it could be killed"
         time.sleep(0.002)
@@ -120,7 +100,7 @@ def test_killed_half_way_and_run_again_from_the_command_line(demo, tmp_path):
     done = len(table.read_text().splitlines()) - 1
     assert done < 5 and not (tmp_path / "killed" / "results.json").exists()
 
-    again = run(demo, tmp_path / "killed", "--save_predictions")
+    again = run("eval", *killed)
     assert again.returncode == 0 and "mIoU" in again.stdout
     ours, theirs = (without_times(tmp_path / k / "results.json") for k in ("killed", "whole"))
     assert ours == theirs
@@ -155,7 +135,7 @@ def test_limit_takes_the_first_pictures(model, dataset, tmp_path):
     ],
 )
 def test_errors_are_one_message(flags, message, demo, tmp_path):
-    done = run(demo, tmp_path, *flags)
+    done = run("eval", *flags_of(demo, tmp_path), *flags)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
 

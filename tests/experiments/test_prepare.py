@@ -1,16 +1,9 @@
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-
-
-def prepare(*flags):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.prepare", *flags], capture_output=True, text=True
-    )
+from running import run
 
 
 @pytest.fixture
@@ -28,7 +21,7 @@ def source(tmp_path):
 
 def test_it_prepares_once_and_says_what_comes_next(source, tmp_path):
     flags = ("--dataset=ade20k", f"--source={source}", f"--data_dir={tmp_path}/data")
-    first = prepare(*flags)
+    first = run("prepare", *flags)
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines() == [
         f"ade20k prepared in {tmp_path}/data/ade20k/1.0.0",
@@ -39,17 +32,17 @@ def test_it_prepares_once_and_says_what_comes_next(source, tmp_path):
     # TFDS and absl stay silent; what is left is the progress.
     assert all(line.startswith("ade20k validation: ") for line in first.stderr.splitlines())
 
-    again = prepare(*flags)
+    again = run("prepare", *flags)
     assert again.returncode == 0
     assert "there already; --overwrite" in again.stdout
 
 
 def test_errors_are_one_line_not_a_trace(tmp_path):
-    failed = prepare(f"--source={tmp_path}/nowhere", f"--data_dir={tmp_path}/data")
+    failed = run("prepare", f"--source={tmp_path}/nowhere", f"--data_dir={tmp_path}/data")
     assert failed.returncode == 1
     assert failed.stderr.startswith("error: no ADE20K at ")
     assert "Traceback" not in failed.stderr
-    unknown = prepare("--dataset=ade", f"--source={tmp_path}", f"--data_dir={tmp_path}")
+    unknown = run("prepare", "--dataset=ade", f"--source={tmp_path}", f"--data_dir={tmp_path}")
     assert "unknown dataset 'ade'" in unknown.stderr and unknown.returncode == 1
-    assert "--source" in prepare("--dataset=ade20k").stderr
+    assert "--source" in run("prepare", "--dataset=ade20k").stderr
     assert not os.path.exists(tmp_path / "data")
