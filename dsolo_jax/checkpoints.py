@@ -5,28 +5,40 @@ A conversion is a table of rows (source name, target path, transform), read in b
 does.
 """
 
+import dataclasses
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import huggingface_hub
+import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 from huggingface_hub import errors as hub_errors
+from jax.typing import DTypeLike
 
 from dsolo_jax.files import atomic
 
 Params = dict[str, Any]
 
+Section = TypeVar("Section")
+
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
+_INSTEAD = "give a local folder in the layout of transformers or diffusers instead"
 
 
-def folder(source: str | os.PathLike, files: Iterable[str]) -> Path:
+# ------------------------------------------------------------------------- finding and reading
+
+
+def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INSTEAD) -> Path:
     """The local folder of a checkpoint: `source` itself, or the hub's snapshot of it.
 
     Where the hub's main branch holds no safetensors, as with older checkpoints, the conversion that
@@ -35,6 +47,7 @@ def folder(source: str | os.PathLike, files: Iterable[str]) -> Path:
     Args:
         source: a folder, or a hub id "owner/name".
         files: patterns of the files wanted from the hub, e.g. "*.safetensors".
+        instead: the way out that an error names where the hub does not answer.
 
     Raises:
         FileNotFoundError: `source` is neither, or the hub has no such repository.
@@ -44,7 +57,6 @@ def folder(source: str | os.PathLike, files: Iterable[str]) -> Path:
     path = Path(source).expanduser()
     if str(source) and path.is_dir():
         return path
-    instead = "give a local folder in the layout of transformers or diffusers instead"
     if path.exists() or not _HUB_ID.fullmatch(str(source)):
         raise FileNotFoundError(
             f"checkpoint {str(source)!r} is neither a folder nor a hub id of the form owner/name; "
@@ -111,44 +123,98 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _read_file(path: Path) -> dict[str, np.ndarray]:
+class WeightFiles(NamedTuple):
+    """The names under which transformers and diffusers keep a model's weights.
+
+    single: all of them in one file, otherwise
+    index: the JSON object that names the file of each, and
+    shards: a pattern of those files.
+    """
+
+    single: str
+    index: str
+    shards: str
+
+
+def weight_files(stem: str = "model", variant: str = "") -> WeightFiles:
+    """Of weights kept several times: "fp16" is the variant in float16, "" the plain one."""
+    dotted = f".{variant}" if variant else ""
+    return WeightFiles(
+        f"{stem}{dotted}.safetensors",
+        f"{stem}.safetensors.index{dotted}.json",
+        f"{stem}{dotted}-*.safetensors",
+    )
+
+
+def has_tensors(directory: Path, stem: str = "model", variant: str = "") -> bool:
+    """Whether a folder holds these weights, or the index of their shards."""
+    files = weight_files(stem, variant)
+    return (directory / files.single).is_file() or (directory / files.index).is_file()
+
+
+def read_tensors(
+    directory: Path,
+    stem: str = "model",
+    variants: Sequence[str] = ("",),
+    ignore: Iterable[str] = (),
+) -> dict[str, np.ndarray]:
+    """All tensors of a model, of its first variant that is there, dtypes as in the file.
+
+    Args:
+        directory, stem: where they are, and the first part of the files' names.
+        variants: in order of preference, see `weight_files`.
+        ignore: patterns, e.g. "decoder.*", of tensors that are left in the file.
+
+    Raises:
+        FileNotFoundError: no variant is there (only safetensors is read: other formats may run code
+            when opened), or a shard is missing.
+        ValueError: a file is truncated or corrupt.
+    """
+    ignore = tuple(ignore)
+    return {
+        name: tensor
+        for path in _tensor_files(directory, stem, variants)
+        for name, tensor in _read_file(path, ignore).items()
+    }
+
+
+def _tensor_files(directory: Path, stem: str, variants: Sequence[str]) -> list[Path]:
+    variant = next((v for v in variants if has_tensors(directory, stem, v)), None)
+    if variant is None:
+        wanted = " or ".join(weight_files(stem, v).single for v in variants)
+        others = sorted(p.name for p in directory.iterdir() if p.suffix in _OTHER_FORMATS)
+        found = f", only {', '.join(others)}" if others else ""
+        raise FileNotFoundError(
+            f"{directory} holds no {wanted}{found}; only safetensors is read. Convert once, "
+            "where the library that wrote it is installed: "
+            "from_pretrained(...).save_pretrained(folder, safe_serialization=True)"
+        )
+    files = weight_files(stem, variant)
+    if (directory / files.single).is_file():
+        return [directory / files.single]
+    names = sorted(set(read_json(directory / files.index).get("weight_map", {}).values()))
+    missing = [name for name in names if not (directory / name).is_file()]
+    if missing or not names:
+        raise FileNotFoundError(
+            f"{directory / files.index} names {len(names)} shards, of which {directory} lacks: "
+            f"{', '.join(missing) or 'all'}; fetch them again"
+        )
+    return [directory / name for name in names]
+
+
+def _read_file(path: Path, ignore: Sequence[str]) -> dict[str, np.ndarray]:
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
+            return {
+                name: file.get_tensor(name)
+                for name in file.keys()
+                if not any(fnmatchcase(name, pattern) for pattern in ignore)
+            }
     except (safetensors.SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is truncated or no safetensors file ({error}); "
             "fetch it again"
         ) from error
-
-
-def read_tensors(directory: Path, stem: str = "model") -> dict[str, np.ndarray]:
-    """All tensors of `<stem>.safetensors`, or of the shards in `<stem>.safetensors.index.json`.
-
-    Raises:
-        FileNotFoundError: neither is there (only safetensors is read: other formats may run code
-            when opened), or a shard is missing.
-        ValueError: a file is truncated or corrupt.
-    """
-    single, index = directory / f"{stem}.safetensors", directory / f"{stem}.safetensors.index.json"
-    if single.is_file():
-        return _read_file(single)
-    if not index.is_file():
-        others = sorted(p.name for p in directory.iterdir() if p.suffix in _OTHER_FORMATS)
-        found = f", only {', '.join(others)}" if others else ""
-        raise FileNotFoundError(
-            f"{directory} holds no {single.name}{found}; only safetensors is read. Convert once, "
-            "where the library that wrote it is installed: "
-            "from_pretrained(...).save_pretrained(folder, safe_serialization=True)"
-        )
-    names = sorted(set(read_json(index).get("weight_map", {}).values()))
-    missing = [name for name in names if not (directory / name).is_file()]
-    if missing or not names:
-        raise FileNotFoundError(
-            f"{index} names {len(names)} shards, of which {directory} lacks: "
-            f"{', '.join(missing) or 'all'}; fetch them again"
-        )
-    return {key: value for name in names for key, value in _read_file(directory / name).items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -157,6 +223,61 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     with atomic(path) as temporary:
         # transformers refuses a file that does not say which library's layout it has.
         safetensors.numpy.save_file(contiguous, temporary, metadata={"format": "pt"})
+
+
+# ------------------------------------------------------------------------------------ configs
+
+
+def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
+    """The dataclass `kind` from the keys of a JSON object that it knows, each of the right type.
+
+    Raises:
+        ValueError: naming `where`, the key, its value and the type wanted.
+    """
+    values = {}
+    for field in dataclasses.fields(kind):
+        value = content.get(field.name, field.default)
+        value = tuple(value) if isinstance(value, list) else value
+        if not _is_a(value, field.type):
+            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {_wanted(field.type)}")
+        values[field.name] = value
+    return kind(**values)
+
+
+def _is_a(value: Any, annotation: Any) -> bool:
+    if typing.get_origin(annotation) is tuple:
+        item = typing.get_args(annotation)[0]
+        return isinstance(value, tuple) and all(_is_a(x, item) for x in value)
+    if annotation is not bool and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if annotation is float else annotation)
+
+
+def _wanted(annotation: Any) -> str:
+    if typing.get_origin(annotation) is tuple:
+        return f"a list of {typing.get_args(annotation)[0].__name__}"
+    return f"one {annotation.__name__}"
+
+
+def require(content: Mapping[str, Any], supported: Mapping[str, Sequence[Any]], where: str) -> None:
+    """Checks a JSON object against the values of its keys that are implemented.
+
+    Args:
+        supported: the values of each key; a key may be missing.
+
+    Raises:
+        ValueError: naming `where` and every key with another value.
+    """
+    unknown = [
+        f"{key} is {content[key]!r}, wanted {' or '.join(map(repr, values))}"
+        for key, values in supported.items()
+        if key in content and content[key] not in values
+    ]
+    if unknown:
+        raise ValueError(f"{where}: {'; '.join(unknown)}: this architecture is not implemented")
+
+
+# -------------------------------------------------------------------------------- conversions
 
 
 class Transform(NamedTuple):
@@ -174,6 +295,9 @@ def _permutation(*axes: int) -> Transform:
 same = Transform(lambda x: x, lambda x: x)
 linear = _permutation(1, 0)  # [out, in] <-> [in, out]
 convolution = _permutation(2, 3, 1, 0)  # [out, in, H, W] <-> [H, W, in, out]
+pointwise = Transform(  # [out, in, 1, 1] <-> [in, out]
+    lambda x: x.squeeze((2, 3)).T, lambda x: x.T[:, :, None, None]
+)
 
 
 class Row(NamedTuple):
@@ -228,7 +352,6 @@ def convert(
     rows: Iterable[Row],
     shapes: Mapping[str, Any],
     *,
-    ignore: Iterable[str] = (),
     source: str | os.PathLike = "checkpoint",
 ) -> Params:
     """The parameter tree of a checkpoint, dtypes as in the file.
@@ -237,20 +360,17 @@ def convert(
         tensors: the checkpoint, name -> array.
         rows: the conversion table.
         shapes: the tree wanted, of anything with a `shape`, e.g. from `jax.eval_shape`.
-        ignore: patterns (as in a row's source) of names that carry no weights.
         source: what the error calls the checkpoint.
 
     Raises:
         ValueError: listing every name without a row, every target left unfilled and every wrong
             shape: the checkpoint is of another architecture, or damaged.
     """
-    rows, ignored = tuple(rows), tuple(Row(pattern, "ignored") for pattern in ignore)
+    rows = tuple(rows)
     wanted = {path: tuple(leaf.shape) for path, leaf in flatten(shapes).items()}
     filled: dict[str, np.ndarray] = {}
     problems = []
     for name, tensor in tensors.items():
-        if any(row.convert(name) for row in ignored):
-            continue
         path, transform = next(
             ((path, row.transform) for row in rows if (path := row.convert(name)) in wanted),
             (None, same),
@@ -277,6 +397,19 @@ def convert(
             "belong together:\n  " + "\n  ".join(sorted(problems))
         )
     return unflatten(filled)
+
+
+def cast(tree: Mapping[str, Any], dtype: DTypeLike | None) -> Params:
+    """A tree on the default device: norms in float32, the rest in `dtype`, float32 if None.
+
+    Norms are computed in float32, and are too small to matter.
+    """
+    dtype = jnp.float32 if dtype is None else dtype
+
+    def leaf(path: str, value: np.ndarray) -> jax.Array:
+        return jnp.asarray(value, jnp.float32 if "norm" in path else dtype)
+
+    return unflatten({path: leaf(path, value) for path, value in flatten(tree).items()})
 
 
 def export(params: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, np.ndarray]:

@@ -1,9 +1,11 @@
 """Checkpoint folders and conversion tables."""
 
+import dataclasses
 import json
 import types
 
 import huggingface_hub
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ import safetensors.numpy
 from huggingface_hub import errors as hub_errors
 
 from dsolo_jax import checkpoints
-from dsolo_jax.checkpoints import Row, convolution, linear
+from dsolo_jax.checkpoints import Row, convolution, linear, pointwise
 
 ROWS = (
     Row("stem.weight", "stem/kernel", convolution),
+    Row("mix.weight", "mix/kernel", pointwise),
     Row("layers.{i}.mlp.{j}.weight", "blocks_{i}/mlp_{j}/kernel", linear),
     Row("scale", "scale"),
 )
@@ -22,14 +25,14 @@ ROWS = (
 
 def _tensors() -> dict[str, np.ndarray]:
     random = np.random.default_rng(0)
-    shapes = {"stem.weight": (5, 3, 2, 4), "scale": ()}
+    shapes = {"stem.weight": (5, 3, 2, 4), "mix.weight": (5, 3, 1, 1), "scale": ()}
     shapes |= {f"layers.{i}.mlp.{j}.weight": (6, 7 + j) for i in (0, 1, 11) for j in (0, 1)}
     return {name: random.standard_normal(shape, np.float32) for name, shape in shapes.items()}
 
 
 def _shapes() -> dict:
     tree = {f"blocks_{i}": {f"mlp_{j}": {"kernel": (7 + j, 6)} for j in (0, 1)} for i in (0, 1, 11)}
-    tree |= {"stem": {"kernel": (2, 4, 3, 5)}, "scale": ()}
+    tree |= {"stem": {"kernel": (2, 4, 3, 5)}, "mix": {"kernel": (3, 5)}, "scale": ()}
     flat = checkpoints.flatten(tree)
     return checkpoints.unflatten({path: np.empty(shape) for path, shape in flat.items()})
 
@@ -39,6 +42,9 @@ def test_convert_places_each_array():
     tree = checkpoints.convert(tensors, ROWS, _shapes())
     np.testing.assert_array_equal(
         tree["stem"]["kernel"], np.einsum("oihw->hwio", tensors["stem.weight"])
+    )
+    np.testing.assert_array_equal(
+        tree["mix"]["kernel"], np.einsum("oixy->io", tensors["mix.weight"])
     )
     np.testing.assert_array_equal(
         tree["blocks_11"]["mlp_1"]["kernel"], tensors["layers.11.mlp.1.weight"].T
@@ -60,7 +66,8 @@ def test_every_misfit_is_listed_at_once():
     tensors["head.bias"] = np.zeros(3, np.float32)
     tensors["layers.0.mlp.0.weight"] = np.zeros((6, 9), np.float32)
     tensors["stem.weight"] = np.zeros(4, np.float32)  # another number of axes
-    with pytest.raises(ValueError, match="6 problems.*another architecture") as error:
+    tensors["mix.weight"] = np.zeros((5, 3, 3, 3), np.float32)  # not pointwise
+    with pytest.raises(ValueError, match="7 problems.*another architecture") as error:
         checkpoints.convert(tensors, ROWS, _shapes(), source="the/folder")
     message = str(error.value)
     for line in (
@@ -72,15 +79,30 @@ def test_every_misfit_is_listed_at_once():
         "wrong shape: layers.0.mlp.0.weight (6, 9) gives blocks_0/mlp_0/kernel (9, 6), "
         "wanted (7, 6)",
         "wrong shape: stem.weight (4,) gives stem/kernel (4,), wanted (2, 4, 3, 5)",
+        "wrong shape: mix.weight (5, 3, 3, 3) gives mix/kernel (5, 3, 3, 3), wanted (3, 5)",
     ):
         assert line in message
 
 
-def test_ignored_names_may_be_there():
+def test_ignored_names_stay_in_the_file(tmp_path):
     tensors = _tensors() | {"layers.3.position_ids": np.arange(3)}
     with pytest.raises(ValueError, match="unknown: layers.3.position_ids"):
         checkpoints.convert(tensors, ROWS, _shapes())
-    checkpoints.convert(tensors, ROWS, _shapes(), ignore=("layers.{i}.position_ids",))
+    checkpoints.write_tensors(tmp_path / "model.safetensors", tensors)
+    read = checkpoints.read_tensors(tmp_path, ignore=("position_ids", "*.position_ids"))
+    assert read.keys() == _tensors().keys()
+
+
+def test_norms_stay_float32():
+    tree = {
+        "block": {"norm1": {"scale": np.ones(2, np.float16)}, "out": {"bias": np.ones(2)}},
+        "conv_norm_out": {"bias": np.ones(3)},
+    }
+    for dtype in (jnp.bfloat16, jnp.float32, None):
+        cast = checkpoints.flatten(checkpoints.cast(tree, dtype))
+        assert cast.keys() == checkpoints.flatten(tree).keys()
+        assert cast["block/out/bias"].dtype == (dtype or jnp.float32)
+        assert cast["block/norm1/scale"].dtype == cast["conv_norm_out/bias"].dtype == jnp.float32
 
 
 def test_export_refuses_a_path_without_a_row():
@@ -105,13 +127,16 @@ def test_written_tensors_read_back(tmp_path, dtype):
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.safetensors"]
 
 
-def _write_shards(folder):
+def _write_shards(folder, variant=""):
     tensors = _tensors()
-    names = {name: f"net-0000{k % 2 + 1}-of-00002.safetensors" for k, name in enumerate(tensors)}
+    names = {
+        name: f"net{variant}-0000{k % 2 + 1}-of-00002.safetensors" for k, name in enumerate(tensors)
+    }
     for shard in set(names.values()):
         part = {name: value for name, value in tensors.items() if names[name] == shard}
         safetensors.numpy.save_file(part, folder / shard)
-    (folder / "net.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    index = folder / f"net.safetensors.index{variant}.json"
+    index.write_text(json.dumps({"weight_map": names}))
     return tensors
 
 
@@ -121,6 +146,41 @@ def test_shards_are_joined(tmp_path):
     assert read.keys() == tensors.keys()
     for name, tensor in tensors.items():
         np.testing.assert_array_equal(read[name], tensor)
+
+
+def test_the_first_variant_that_is_there_is_read(tmp_path):
+    _write_shards(tmp_path, ".fp16")
+    safetensors.numpy.save_file({"plain": np.zeros(2)}, tmp_path / "net.safetensors")
+    for variants, names in (
+        (("",), {"plain"}),
+        (("", "fp16"), {"plain"}),
+        (("fp16", ""), _tensors().keys()),
+        (("bf16", "fp16"), _tensors().keys()),
+        (("bf16", ""), {"plain"}),
+    ):
+        assert checkpoints.read_tensors(tmp_path, "net", variants).keys() == names
+    with pytest.raises(FileNotFoundError, match="no net.bf16.safetensors or net.q4.safetensors;"):
+        checkpoints.read_tensors(tmp_path, "net", ("bf16", "q4"))
+    for variant, there in (("", True), ("fp16", True), ("bf16", False)):
+        assert checkpoints.has_tensors(tmp_path, "net", variant) is there
+
+
+def test_the_names_of_a_variants_files(tmp_path):
+    _write_shards(tmp_path, ".fp16")
+    _write_shards(tmp_path)
+    (tmp_path / "net.fp16.safetensors").touch()
+    (tmp_path / "net.safetensors").touch()
+    (tmp_path / "net.non_ema.safetensors").touch()
+    plain, half = (
+        {
+            path.name
+            for pattern in checkpoints.weight_files("net", v)
+            for path in tmp_path.glob(pattern)
+        }
+        for v in ("", "fp16")
+    )
+    assert not plain & half and len(plain) == len(half) == 4
+    assert {path.name for path in tmp_path.iterdir()} - plain - half == {"net.non_ema.safetensors"}
 
 
 def test_a_missing_shard_is_named(tmp_path):
@@ -149,6 +209,46 @@ def test_a_damaged_json_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": ')
     with pytest.raises(ValueError, match="config.json is no JSON"):
         checkpoints.read_json(tmp_path / "config.json")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Config:
+    size: int = 3
+    ratio: float = 0.5
+    deep: bool = False
+    widths: tuple[int, ...] = (1, 2)
+    kinds: tuple[str, ...] = ("a",)
+
+
+def test_a_section_takes_the_keys_it_knows():
+    content = {"size": 4, "ratio": 2, "deep": True, "widths": [5], "other": None}
+    assert checkpoints.section(_Config, content, "x") == _Config(4, 2, True, (5,))
+    assert checkpoints.section(_Config, {}, "x") == _Config()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"size": True}, "size is True, wanted one int"),
+        ({"size": 1.5}, "size is 1.5, wanted one int"),
+        ({"size": [1]}, r"size is \(1,\), wanted one int"),
+        ({"ratio": "1"}, "ratio is '1', wanted one float"),
+        ({"deep": 1}, "deep is 1, wanted one bool"),
+        ({"widths": 5}, "widths is 5, wanted a list of int"),
+        ({"widths": [5, None]}, r"widths is \(5, None\), wanted a list of int"),
+        ({"kinds": "a"}, "kinds is 'a', wanted a list of str"),
+    ],
+)
+def test_a_section_names_a_value_of_another_type(content, words):
+    with pytest.raises(ValueError, match=f"the/file: {words}"):
+        checkpoints.section(_Config, content, "the/file")
+
+
+def test_required_values():
+    supported = {"act": ("silu", "swish"), "scale": (1,), "only": (False,)}
+    checkpoints.require({"act": "swish", "scale": 1.0, "more": 2}, supported, "x")
+    with pytest.raises(ValueError, match="the/file: act is 'gelu', wanted 'silu' or 'swish'; only"):
+        checkpoints.require({"act": "gelu", "only": [True]}, supported, "the/file")
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path):
@@ -228,3 +328,5 @@ def test_hub_failures_name_the_source_and_the_way_out(monkeypatch, raised, wante
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(wanted, match=f"'owner/name'.*{words}.*local folder"):
         checkpoints.folder("owner/name", ["*"])
+    with pytest.raises(wanted, match=f"'owner/name'.*{words}.*take the other one"):
+        checkpoints.folder("owner/name", ["*"], "take the other one")

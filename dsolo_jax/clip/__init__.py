@@ -8,10 +8,11 @@ from dsolo_jax.clip.model import (
     encode_image,
     encode_patches,
     encode_text,
-    patchify,
+    encode_tokens,
 )
 from dsolo_jax.clip.tokenizer import load_tokenizer
 from dsolo_jax.clip.weights import init, load, save
+from dsolo_jax.transformer import patchify
 
 __all__ = [
     "STARTS",
@@ -25,6 +26,7 @@ __all__ = [
     "encode_image",
     "encode_patches",
     "encode_text",
+    "encode_tokens",
     "init",
     "load",
     "load_tokenizer",

@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from dsolo_jax import checkpoints
+from dsolo_jax.checkpoints import Section, section
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 
@@ -56,35 +57,17 @@ VIT_L14 = ClipConfig(
     projection_dim=768,
 )
 
-Section = TypeVar("Section", VisionConfig, TextConfig, ClipConfig)
 
-
-def _section(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
-    """The dataclass `kind` from the keys of a JSON object that it knows, each of the right type."""
-    values = {}
-    for field in dataclasses.fields(kind):
-        value = content.get(field.name, field.default)
-        kinds = (int, float) if field.type is float else field.type
-        if isinstance(value, bool) or not isinstance(value, kinds):
-            raise ValueError(
-                f"{where}: {field.name} is {value!r}, wanted one {field.type.__name__}"
-            )
-        values[field.name] = value
-    return kind(**values)
-
-
-def _tower(kind: type[Section], content: Mapping[str, Any], name: str, path: Path) -> Section:
-    # Old config files carry a `<name>_dict` too; transformers lets it overrule `<name>`.
-    sections = (content.get(f"{name}_dict"), content.get(name), {})
-    config = _section(kind, next(s for s in sections if s is not None), f"{path}, {name}")
+def _tower(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
+    config = section(kind, content, where)
     if config.hidden_act not in ACTIVATIONS:
         raise ValueError(
-            f"{path}, {name}: hidden_act is {config.hidden_act!r}, wanted one of "
+            f"{where}: hidden_act is {config.hidden_act!r}, wanted one of "
             f"{', '.join(ACTIVATIONS)}; give another CLIP checkpoint"
         )
     if config.hidden_size % config.num_attention_heads:
         raise ValueError(
-            f"{path}, {name}: hidden_size {config.hidden_size} is no multiple of "
+            f"{where}: hidden_size {config.hidden_size} is no multiple of "
             f"num_attention_heads {config.num_attention_heads}; restore the checkpoint's config"
         )
     return config
@@ -104,15 +87,33 @@ def read_config(directory: Path) -> ClipConfig:
             f"{path}: model_type is {content.get('model_type')!r}, wanted 'clip' (OpenAI's, "
             "OpenCLIP's and MetaCLIP's checkpoints in transformers' CLIPModel layout)"
         )
-    vision = _tower(VisionConfig, content, "vision_config", path)
-    text = _tower(TextConfig, content, "text_config", path)
+
+    def tower(kind: type[Section], name: str) -> Section:
+        # Old config files carry a `<name>_dict` too; transformers lets it overrule `<name>`.
+        sections = (content.get(f"{name}_dict"), content.get(name), {})
+        return _tower(kind, next(s for s in sections if s is not None), f"{path}, {name}")
+
+    vision, text = tower(VisionConfig, "vision_config"), tower(TextConfig, "text_config")
     if vision.image_size % vision.patch_size or vision.num_channels != 3:
         raise ValueError(
             f"{path}, vision_config: image_size {vision.image_size} must be a multiple of "
             f"patch_size {vision.patch_size}, and num_channels {vision.num_channels} be 3; "
             "restore the checkpoint's config"
         )
-    return _section(ClipConfig, {**content, "vision": vision, "text": text}, str(path))
+    return section(ClipConfig, {**content, "vision": vision, "text": text}, str(path))
+
+
+def read_text_config(directory: Path) -> TextConfig:
+    """The config of a CLIP text tower in the layout of transformers' CLIPTextModel.
+
+    Raises:
+        FileNotFoundError: no config.json.
+        ValueError: it is no CLIP text tower's, or a key has an unusable value.
+    """
+    path = directory / "config.json"
+    content = checkpoints.read_json(path)
+    checkpoints.require(content, {"model_type": ("clip_text_model",)}, str(path))
+    return _tower(TextConfig, content, str(path))
 
 
 def config_json(config: ClipConfig) -> dict[str, Any]:

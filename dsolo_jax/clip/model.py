@@ -17,18 +17,20 @@ from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
 from dsolo_jax.clip.config import ClipConfig, TextConfig, VisionConfig
 from dsolo_jax.resample import cubic_weights
+from dsolo_jax.transformer import (
+    Bias,
+    Block,
+    Heads,
+    attend,
+    hidden,
+    layer_norm,
+    logits,
+    patchify,
+    precision,
+)
 
 # Distance, in patches, over which NACLIP's neighbourhood term fades.
 _NEIGHBOURHOOD_SIGMA = 5.0
-
-_ACTIVATIONS = {
-    # x · sigmoid(1.702 x); XLA's tanh needs no exponential and no division by a sum.
-    "quick_gelu": lambda x: x * (0.5 + 0.5 * jnp.tanh(0.851 * x)),
-    "gelu": partial(jax.nn.gelu, approximate=False),
-}
-
-Heads = Float[Array, "B K S d"]
-Bias = Float[Array, "B 1 #S S"]
 
 
 class ImageEncoding(NamedTuple):
@@ -44,26 +46,7 @@ class ImageEncoding(NamedTuple):
     attention: Float[Array, "B N N"] | None
 
 
-# --------------------------------------------------------------------------------- attention
-
-
-def _logits(query: Heads, key: Heads, bias: Bias) -> Float[Array, "B K S S"]:
-    """query keyᵀ / √d + bias, in float32."""
-    query = query * query.shape[-1] ** -0.5
-    return jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) + bias
-
-
-def _attend(query: Heads, key: Heads, value: Heads, bias: Bias) -> Heads:
-    """softmax(logits) value; divided by the softmax's sum last, where there are fewer numbers."""
-    logits = _logits(query, key, bias)
-    weights = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-    mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
-
-
-def _hidden(visible: Bool[Array, "..."]) -> Float[Array, "..."]:
-    """0 where a key is visible; elsewhere so low that its weight is exactly zero."""
-    return jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min / 2)
+# ------------------------------------------------------------------------------------ starts
 
 
 class _Start(NamedTuple):
@@ -75,59 +58,20 @@ class _Start(NamedTuple):
 
 # mix(q, k, v, keys, near): `keys` hides the padding, `near` is NACLIP's G.
 _STARTS = {
-    "vanilla": _Start(lambda q, k, v, keys, near: _attend(q, k, v, keys), whole=True),
+    "vanilla": _Start(lambda q, k, v, keys, near: attend(q, k, v, keys), whole=True),
     "maskclip": _Start(lambda q, k, v, keys, near: v, whole=False),
     "sclip": _Start(
-        lambda q, k, v, keys, near: _attend(q, q, v, keys) + _attend(k, k, v, keys), whole=True
+        lambda q, k, v, keys, near: attend(q, q, v, keys) + attend(k, k, v, keys), whole=True
     ),
-    "kk": _Start(lambda q, k, v, keys, near: _attend(k, k, v, keys), whole=False),
-    "clearclip": _Start(lambda q, k, v, keys, near: _attend(q, q, v, keys), whole=False),
-    "naclip": _Start(lambda q, k, v, keys, near: _attend(k, k, v, keys + near), whole=False),
+    "kk": _Start(lambda q, k, v, keys, near: attend(k, k, v, keys), whole=False),
+    "clearclip": _Start(lambda q, k, v, keys, near: attend(q, q, v, keys), whole=False),
+    "naclip": _Start(lambda q, k, v, keys, near: attend(k, k, v, keys + near), whole=False),
 }
 
 STARTS = tuple(_STARTS)
 
 
 # ------------------------------------------------------------------------------------ towers
-
-
-def _layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon, jnp.float32, use_fast_variance=False, name=name)
-
-
-class _Block(nn.Module):
-    """A pre-norm transformer block, in the pieces that the starts put together differently."""
-
-    config: VisionConfig | TextConfig
-
-    def setup(self):
-        width = self.config.hidden_size
-        self.norm1 = _layer_norm(self.config.layer_norm_eps)
-        self.query, self.key, self.value = nn.Dense(width), nn.Dense(width), nn.Dense(width)
-        self.out = nn.Dense(width)
-        self.norm2 = _layer_norm(self.config.layer_norm_eps)
-        self.expand, self.contract = nn.Dense(self.config.intermediate_size), nn.Dense(width)
-
-    def heads(self, x: Float[Array, "B S W"]) -> tuple[Heads, Heads, Heads]:
-        normed = self.norm1(x).astype(x.dtype)
-        split = (*x.shape[:-1], self.config.num_attention_heads, -1)
-        # Heads before tokens: XLA's batched products on CPU are twice as slow the other way round.
-        return tuple(
-            f(normed).reshape(split).swapaxes(1, 2) for f in (self.query, self.key, self.value)
-        )
-
-    def merge(self, heads: Heads) -> Float[Array, "B S W"]:
-        b, _, s, _ = heads.shape
-        return self.out(heads.swapaxes(1, 2).reshape(b, s, -1))
-
-    def mlp(self, x: Float[Array, "B S W"]) -> Float[Array, "B S W"]:
-        y = self.expand(self.norm2(x).astype(x.dtype))
-        activation = _ACTIVATIONS[self.config.hidden_act]
-        return self.contract(activation(y.astype(jnp.float32)).astype(x.dtype))
-
-    def finish(self, x: Float[Array, "B S W"], mixed: Heads) -> Float[Array, "B S W"]:
-        x = x + self.merge(mixed)
-        return x + self.mlp(x)
 
 
 class _Tokens(NamedTuple):
@@ -183,28 +127,28 @@ class _VisionTower(nn.Module):
         x = x + positions.astype(x.dtype)
         first = jnp.broadcast_to(class_embedding + table[0], (b, 1, width))
         x = jnp.concatenate([first, x], axis=1)
-        x = _layer_norm(config.layer_norm_eps, "norm_pre")(x).astype(x.dtype)
+        x = layer_norm(config.layer_norm_eps, "norm_pre")(x).astype(x.dtype)
 
         real = jnp.pad(tokens.real, ((0, 0), (1, 0)), constant_values=True)
-        keys = _hidden(real)[:, None, None]
-        blocks = [_Block(config, name=f"blocks_{i}") for i in range(config.num_hidden_layers)]
+        keys = hidden(real)[:, None, None]
+        blocks = [Block(config, name=f"blocks_{i}") for i in range(config.num_hidden_layers)]
         maps = []
         for i, block in enumerate(blocks):
             q, k, v = block.heads(x)
             if i in attention_layers:
-                weights = jax.nn.softmax(_logits(q, k, keys), axis=-1)
+                weights = jax.nn.softmax(logits(q, k, keys), axis=-1)
                 maps.append(weights.mean(axis=1)[:, 1:, 1:])
             if block is not blocks[-1]:
-                x = block.finish(x, _attend(q, k, v, keys))
+                x = block.finish(x, attend(q, k, v, keys))
 
         # The last block: the class token as CLIP has it, the patches by the chosen start.
-        pooled = block.finish(x[:, :1], _attend(q[:, :, :1], k, v, keys))
+        pooled = block.finish(x[:, :1], attend(q[:, :, :1], k, v, keys))
         mix, whole = _STARTS[start]
         mixed = mix(q, k, v, keys, _neighbourhood(tokens))
         x = block.finish(x, mixed) if whole else block.merge(mixed)
 
         x = jnp.concatenate([pooled, x[:, 1:]], axis=1)
-        x = _layer_norm(config.layer_norm_eps, "norm_post")(x).astype(x.dtype)
+        x = layer_norm(config.layer_norm_eps, "norm_post")(x).astype(x.dtype)
         x = nn.Dense(self.projection_dim, use_bias=False, name="projection")(x)
         patches = jnp.where(tokens.real[..., None], x[:, 1:], 0)
         return ImageEncoding(patches, x[:, 0], _mean_map(maps, tokens.real) if maps else None)
@@ -219,27 +163,36 @@ def _mean_map(maps: list[Float[Array, "B N N"]], real: Bool[Array, "B N"]) -> Fl
 
 class _TextTower(nn.Module):
     config: TextConfig
-    projection_dim: int
+    projection_dim: int = 0  # `states` ends before the projection
 
-    @nn.compact
-    def __call__(self, token_ids: Int[Array, "Q L"]) -> Float[Array, "Q D"]:
+    def setup(self):
         config, width = self.config, self.config.hidden_size
-        length = token_ids.shape[1]
         normal = nn.initializers.normal(0.02)
-        table = self.param("tokens", normal, (config.vocab_size, width))
-        positions = self.param("positions", normal, (config.max_position_embeddings, width))
+        self.tokens = self.param("tokens", normal, (config.vocab_size, width))
+        self.positions = self.param("positions", normal, (config.max_position_embeddings, width))
+        self.blocks = [Block(config) for _ in range(config.num_hidden_layers)]
+        self.norm_post = layer_norm(config.layer_norm_eps)
+        self.projection = nn.Dense(self.projection_dim, use_bias=False)
 
-        x = table[token_ids] + positions[:length]
-        causal = _hidden(jnp.tril(jnp.ones((length, length), bool)))[None, None]
-        for i in range(config.num_hidden_layers):
-            block = _Block(config, name=f"blocks_{i}")
-            q, k, v = block.heads(x)
-            x = block.finish(x, _attend(q, k, v, causal))
+    def __call__(self, token_ids: Int[Array, "Q L"]) -> Float[Array, "Q D"]:
+        x, end = self._encode(token_ids), self.config.eos_token_id
         # Checkpoints older than transformers 4.31 name token 2 as the end; theirs is the largest.
-        score = token_ids if config.eos_token_id == 2 else token_ids == config.eos_token_id
+        score = token_ids if end == 2 else token_ids == end
         x = jnp.take_along_axis(x, score.argmax(axis=1)[:, None, None], axis=1)[:, 0]
-        x = _layer_norm(config.layer_norm_eps, "norm_post")(x).astype(x.dtype)
-        return nn.Dense(self.projection_dim, use_bias=False, name="projection")(x)
+        return self.projection(self.norm_post(x).astype(x.dtype))
+
+    def states(self, token_ids: Int[Array, "Q L"]) -> Float[Array, "Q L W"]:
+        x = self._encode(token_ids)
+        return self.norm_post(x).astype(x.dtype)
+
+    def _encode(self, token_ids: Int[Array, "Q L"]) -> Float[Array, "Q L W"]:
+        length = token_ids.shape[1]
+        x = self.tokens[token_ids] + self.positions[:length]
+        causal = hidden(jnp.tril(jnp.ones((length, length), bool)))[None, None]
+        for block in self.blocks:
+            q, k, v = block.heads(x)
+            x = block.finish(x, attend(q, k, v, causal))
+        return x
 
 
 # ------------------------------------------------------------------------------------ public
@@ -258,41 +211,30 @@ def parameter_shapes(config: ClipConfig) -> dict[str, Any]:
     }
 
 
-def _precision(params: Params) -> Any:
-    """float32 weights ask for float32 products, which accelerators do not give by default."""
-    exact = params["projection"]["kernel"].dtype == jnp.float32
-    return jax.default_matmul_precision("highest" if exact else "default")
+def text_parameter_shapes(config: TextConfig) -> dict[str, Any]:
+    """The tree of parameters that `encode_tokens` takes, as `jax.ShapeDtypeStruct`s."""
+    tower, arguments = _TextTower(config), (jax.random.key(0), jnp.zeros((1, 1), int))
+    return jax.eval_shape(lambda: tower.init(*arguments, method="states"))["params"]
 
 
 @partial(jax.jit, static_argnames=("config", "start", "attention_layers"))
 def _encode_patches(params, config, patches, grid, start, attention_layers) -> ImageEncoding:
     tower = _VisionTower(config.vision, config.projection_dim)
-    with _precision(params["vision"]):
+    with precision(params["vision"]["patch_kernel"]):
         return tower.apply({"params": params["vision"]}, patches, grid, start, attention_layers)
 
 
 @partial(jax.jit, static_argnames=("config",))
 def _encode_text(params, config, token_ids) -> Float[Array, "Q D"]:
-    with _precision(params["text"]):
+    with precision(params["text"]["tokens"]):
         tower = _TextTower(config.text, config.projection_dim)
         return tower.apply({"params": params["text"]}, token_ids)
 
 
-def patchify(pixels: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "B N P*P*3"]:
-    """Cuts pictures into flat patches, in raster order.
-
-    Raises:
-        ValueError: H or W is no multiple of the patch size.
-    """
-    b, height, width, channels = pixels.shape
-    if height % patch_size or width % patch_size:
-        raise ValueError(
-            f"picture of {height} x {width} pixels: both must be multiples of the patch size "
-            f"{patch_size}; resize it first"
-        )
-    h, w = height // patch_size, width // patch_size
-    x = pixels.reshape(b, h, patch_size, w, patch_size, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * w, -1)
+@partial(jax.jit, static_argnames=("config",))
+def _encode_tokens(params, config, token_ids) -> Float[Array, "Q L W"]:
+    with precision(params["tokens"]):
+        return _TextTower(config).apply({"params": params}, token_ids, method="states")
 
 
 def encode_patches(
@@ -393,10 +335,32 @@ def encode_text(
     Raises:
         ValueError: L exceeds the context length.
     """
-    longest = config.text.max_position_embeddings
+    _check_length(config.text, token_ids)
+    return _encode_text(params, config, token_ids)
+
+
+def encode_tokens(
+    params: Params, config: TextConfig, token_ids: Int[Array, "Q L"]
+) -> Float[Array, "Q L W"]:
+    """The text tower's last states of every token, after its final layer norm, not projected.
+
+    This is what Stable Diffusion is conditioned on.
+
+    Args:
+        params: the text tower's, "text" of what `load` gives; a projection in it is not used.
+        config: the text tower's.
+
+    Raises:
+        ValueError: L exceeds the context length.
+    """
+    _check_length(config, token_ids)
+    return _encode_tokens(params, config, token_ids)
+
+
+def _check_length(config: TextConfig, token_ids: Int[Array, "Q L"]) -> None:
+    longest = config.max_position_embeddings
     if token_ids.ndim != 2 or token_ids.shape[1] > longest:
         raise ValueError(
             f"token_ids {token_ids.shape}: wanted [Q, L] with L at most the context length "
             f"{longest}; shorten the texts"
         )
-    return _encode_text(params, config, token_ids)

@@ -45,11 +45,20 @@ def _from_vocabulary(vocabulary: Path, merges: Path) -> Tokenizer:
     return tokenizer
 
 
-def _read(directory: Path) -> Tokenizer:
+def read_tokenizer(directory: Path) -> Tokenizer:
+    """The tokenizer in a folder, which neither pads nor cuts.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the files are damaged.
+    """
     whole, vocabulary, merges = (directory / name for name in FILES)
     try:
         if whole.is_file():
-            return Tokenizer.from_file(str(whole))
+            tokenizer = Tokenizer.from_file(str(whole))
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+            return tokenizer
         if vocabulary.is_file() and merges.is_file():
             return _from_vocabulary(vocabulary, merges)
     except Exception as error:  # the library raises nothing narrower
@@ -78,9 +87,7 @@ def load_tokenizer(
         OSError: no such checkpoint, or no tokenizer in it.
         ValueError: the files are damaged; from the function, a text exceeds the context length.
     """
-    tokenizer = _read(checkpoints.folder(source, FILES))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = read_tokenizer(checkpoints.folder(source, FILES))
     end = tokenizer.token_to_id(_END)
 
     def tokenize(texts: Sequence[str]) -> Int[np.ndarray, "Q L"]:

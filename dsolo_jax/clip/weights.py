@@ -15,12 +15,7 @@ from dsolo_jax.clip import model
 from dsolo_jax.clip.config import ClipConfig, config_json, read_config
 from dsolo_jax.files import write_json
 
-FILES = (
-    "config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-)
+FILES = ("config.json", *checkpoints.weight_files())
 
 
 def _block(tower: str) -> tuple[Row, ...]:
@@ -64,13 +59,16 @@ TABLE = (
     Row("logit_scale", "logit_scale"),
 )
 
+# The text tower alone, in its own tree. transformers 5 leaves out the prefix of CLIPTextModel.
+TEXT_TABLE = tuple(
+    Row(row.source.removeprefix(prefix), row.target.removeprefix("text/"), row.transform)
+    for prefix in ("", "text_model.")
+    for row in TABLE
+    if row.target.startswith("text/")
+)
+
 # Counters 0, 1, 2, ... that older files hold beside the weights.
-IGNORE = ("vision_model.embeddings.position_ids", "text_model.embeddings.position_ids")
-
-
-def _cast(path: str, value: np.ndarray, dtype: DTypeLike) -> jax.Array:
-    """Layer norms stay float32: they are computed there, and are too small to matter."""
-    return jnp.asarray(value, jnp.float32 if "/norm" in path else dtype)
+IGNORE = ("*.position_ids",)
 
 
 def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[ClipConfig, Params]:
@@ -87,15 +85,12 @@ def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[Cli
     directory = checkpoints.folder(source, FILES)
     config = read_config(directory)
     tree = checkpoints.convert(
-        checkpoints.read_tensors(directory),
+        checkpoints.read_tensors(directory, ignore=IGNORE),
         TABLE,
         model.parameter_shapes(config),
-        ignore=IGNORE,
         source=directory,
     )
-    flat = checkpoints.flatten(tree)
-    dtype = jnp.float32 if dtype is None else dtype
-    return config, checkpoints.unflatten({p: _cast(p, value, dtype) for p, value in flat.items()})
+    return config, checkpoints.cast(tree, dtype)
 
 
 def save(directory: str | os.PathLike, config: ClipConfig, params: Params) -> None:

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from dsolo_jax import clip
+from dsolo_jax import checkpoints, clip
+from dsolo_jax.clip import model as towers
 
 ACTS = ("quick_gelu", "gelu")
 SIZES = [(64, 64), (224, 224), (336, 448), (448, 336)]
@@ -83,6 +85,33 @@ def test_text_tower_equals_transformers(torch_clip, tmp_path, act, legacy_eos, l
     with torch.no_grad():
         expected = model.get_text_features(torch.tensor(token_ids)).pooler_output
     assert _error(clip.encode_text(params, config, token_ids), expected) <= 1e-5
+
+
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("length", [5, 77])
+def test_token_states_equal_transformers(loaded, folders, act, length):
+    _, config, params = loaded[act]
+    token_ids = np.random.default_rng(6).integers(0, 522, (3, length))
+    oracle = transformers.CLIPTextModel.from_pretrained(folders[act][1]).eval()
+    with torch.no_grad():
+        expected = oracle(torch.tensor(token_ids)).last_hidden_state
+    found = clip.encode_tokens(params["text"], config.text, token_ids)
+    assert found.shape == (3, length, 16)
+    assert _error(found, expected) <= 1e-5
+
+
+def test_token_states_need_no_projection(loaded):
+    _, config, params = loaded["gelu"]
+    tower = {name: leaf for name, leaf in params["text"].items() if name != "projection"}
+    shapes = checkpoints.flatten(towers.text_parameter_shapes(config.text))
+    assert {path: leaf.shape for path, leaf in shapes.items()} == {
+        path: leaf.shape for path, leaf in checkpoints.flatten(tower).items()
+    }
+    token_ids = np.arange(8).reshape(2, 4)
+    np.testing.assert_array_equal(
+        clip.encode_tokens(tower, config.text, token_ids),
+        clip.encode_tokens(params["text"], config.text, token_ids),
+    )
 
 
 def test_what_follows_the_end_of_a_text_never_matters(loaded):
@@ -266,3 +295,5 @@ def test_errors_name_the_value_and_the_way_out(loaded):
         clip.encode_patches(params, config, np.zeros((1, 4, 700)), np.ones((1, 2), int))
     with pytest.raises(ValueError, match=r"\(1, 78\).*context length 77"):
         clip.encode_text(params, config, np.zeros((1, 78), int))
+    with pytest.raises(ValueError, match=r"\(1, 78\).*context length 77"):
+        clip.encode_tokens(params["text"], config.text, np.zeros((1, 78), int))

@@ -1,0 +1,202 @@
+"""What the transformers of the package share: patches, attention, the pre-norm block.
+
+Letters: B batch, N patches, P patch size, n queries, m keys, S tokens, K heads, d head size,
+W width.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+Heads = Float[Array, "B K S d"]
+Bias = Float[Array, "B 1 #S S"]
+
+# Logits of one block of queries in `by_rows`. On CPU they should not leave the caches by much
+# (32 MiB in float32 were best of 1 to 512); accelerators want large products (1 GiB).
+_BLOCK = {"cpu": 2**23}
+_BLOCK_OF_ACCELERATORS = 2**28
+
+
+class Activation(NamedTuple):
+    """function: [..., inputs · F] -> [..., F], for a hidden width F."""
+
+    function: Callable[[Float[Array, "..."]], Float[Array, "..."]]
+    inputs: int = 1
+
+
+def _swiglu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    gate, value = jnp.split(x, 2, axis=-1)
+    return jax.nn.silu(gate) * value
+
+
+ACTIVATIONS = {
+    # x · sigmoid(1.702 x); XLA's tanh needs no exponential and no division by a sum.
+    "quick_gelu": Activation(lambda x: x * (0.5 + 0.5 * jnp.tanh(0.851 * x))),
+    "gelu": Activation(partial(jax.nn.gelu, approximate=False)),
+    "swiglu": Activation(_swiglu, inputs=2),
+}
+
+
+def precision(weight: Float[Array, "..."]) -> Any:
+    """float32 weights ask for float32 products, which accelerators do not give by default."""
+    exact = weight.dtype == jnp.float32
+    return jax.default_matmul_precision("highest" if exact else "default")
+
+
+def patchify(pixels: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "B N P*P*3"]:
+    """Cuts pictures into flat patches, in raster order.
+
+    Raises:
+        ValueError: pixels of another shape; H or W is no multiple of the patch size.
+    """
+    if pixels.ndim != 4 or pixels.shape[-1] != 3:
+        raise ValueError(
+            f"pixels {pixels.shape}: wanted [B, H, W, 3]; give one picture as pixels[None]"
+        )
+    b, height, width, channels = pixels.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"picture of {height} x {width} pixels: both must be multiples of the patch size "
+            f"{patch_size}; resize it first"
+        )
+    h, w = height // patch_size, width // patch_size
+    x = pixels.reshape(b, h, patch_size, w, patch_size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * w, -1)
+
+
+# --------------------------------------------------------------------------------- attention
+
+
+def hidden(visible: Bool[Array, "..."]) -> Float[Array, "..."]:
+    """0 where a key is visible; elsewhere so low that its weight is exactly zero."""
+    return jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min / 2)
+
+
+def logits(
+    query: Float[Array, "B K n d"],
+    key: Float[Array, "B K m d"],
+    bias: Float[Array, "#B #K #n m"] | float = 0.0,
+) -> Float[Array, "B K n m"]:
+    """query keyᵀ / √d + bias, in float32."""
+    query = query * query.shape[-1] ** -0.5
+    return jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) + bias
+
+
+def attend(
+    query: Float[Array, "B K n d"],
+    key: Float[Array, "B K m d"],
+    value: Float[Array, "B K m d"],
+    bias: Float[Array, "#B #K #n m"] | float = 0.0,
+) -> Float[Array, "B K n d"]:
+    """softmax(logits) value; divided by the softmax's sum last, where there are fewer numbers."""
+    scores = logits(query, key, bias)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
+    return (mixed / weights.sum(axis=-1, keepdims=True)).astype(value.dtype)
+
+
+def attention_rows(
+    query: Float[Array, "B K n d"], key: Float[Array, "B K m d"]
+) -> Float[Array, "B n m"]:
+    """softmax(query keyᵀ / √d), mean over heads, float32; rows sum to one."""
+    scores = logits(query, key)
+    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    shares = 1 / (query.shape[1] * weights.sum(axis=-1, keepdims=True))
+    # Head by head: XLA's CPU code for a mean over an outer axis takes several times as long.
+    return sum(weights[:, k] * shares[:, k] for k in range(query.shape[1]))
+
+
+def by_rows(
+    function: Callable[[Float[Array, "B K r d"]], Float[Array, "... r x"]],
+    query: Float[Array, "B K n d"],
+    num_keys: int,
+) -> Float[Array, "... n x"]:
+    """function(query), in blocks of queries so that the logits of all never exist at once.
+
+    Args:
+        function: treats each query by itself, as `attention_rows` and `attend` do with key and
+            value bound; what it returns has the queries on its second last axis.
+        num_keys: m, which with B and K sets the size of a block.
+    """
+    b, heads, n, d = query.shape
+    block = _BLOCK.get(jax.default_backend(), _BLOCK_OF_ACCELERATORS)
+    size = 1 << max(block // (b * heads * num_keys), 1).bit_length() - 1
+    if size >= n:
+        return function(query)
+    count = -(-n // size)
+    padded = jnp.pad(query, ((0, 0), (0, 0), (0, count * size - n), (0, 0)))
+    blocks = jnp.moveaxis(padded.reshape(b, heads, count, size, d), 2, 0)
+    rows = jnp.moveaxis(jax.lax.map(function, blocks), 0, -3)
+    return rows.reshape(*rows.shape[:-3], count * size, rows.shape[-1])[..., :n, :]
+
+
+# ------------------------------------------------------------------------------------- block
+
+
+def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
+    return nn.LayerNorm(epsilon, jnp.float32, use_fast_variance=False, name=name)
+
+
+class BlockConfig(Protocol):
+    """The sizes a `Block` asks of its model's config, by the names of transformers."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    hidden_act: str
+    layer_norm_eps: float
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block, in pieces: CLIP's starts put them together differently.
+
+    qkv_bias: whether query, key and value have one.
+    layer_scale: whether attention and MLP are scaled by a vector before they are added (DINOv2).
+    """
+
+    config: BlockConfig
+    qkv_bias: bool = True
+    layer_scale: bool = False
+
+    def setup(self):
+        config, width = self.config, self.config.hidden_size
+        self.norm1 = layer_norm(config.layer_norm_eps)
+        self.query, self.key, self.value = (
+            nn.Dense(width, use_bias=self.qkv_bias) for _ in range(3)
+        )
+        self.out = nn.Dense(width)
+        self.norm2 = layer_norm(config.layer_norm_eps)
+        self.expand = nn.Dense(config.intermediate_size * ACTIVATIONS[config.hidden_act].inputs)
+        self.contract = nn.Dense(width)
+        if self.layer_scale:
+            self.scale1 = self.param("scale1", nn.initializers.ones, (width,))
+            self.scale2 = self.param("scale2", nn.initializers.ones, (width,))
+
+    def heads(self, x: Float[Array, "B S W"]) -> tuple[Heads, Heads, Heads]:
+        normed = self.norm1(x).astype(x.dtype)
+        split = (*x.shape[:-1], self.config.num_attention_heads, -1)
+        # Heads before tokens: XLA's batched products on CPU are twice as slow the other way round.
+        return tuple(
+            f(normed).reshape(split).swapaxes(1, 2) for f in (self.query, self.key, self.value)
+        )
+
+    def merge(self, heads: Heads) -> Float[Array, "B S W"]:
+        b, _, s, _ = heads.shape
+        return self.out(heads.swapaxes(1, 2).reshape(b, s, -1))
+
+    def mlp(self, x: Float[Array, "B S W"]) -> Float[Array, "B S W"]:
+        y = self.expand(self.norm2(x).astype(x.dtype))
+        activation = ACTIVATIONS[self.config.hidden_act].function
+        return self.contract(activation(y.astype(jnp.float32)).astype(x.dtype))
+
+    def finish(self, x: Float[Array, "B S W"], mixed: Heads) -> Float[Array, "B S W"]:
+        if self.layer_scale:
+            x = x + self.scale1 * self.merge(mixed)
+            return x + self.scale2 * self.mlp(x)
+        x = x + self.merge(mixed)
+        return x + self.mlp(x)

@@ -1,0 +1,61 @@
+"""Attention in blocks of queries against all queries at once, and against torch."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from dsolo_jax import transformer
+
+
+def _heads(seed: int, n: int) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal((2, 3, n, 4)), jnp.float32)
+
+
+@pytest.fixture
+def heads():
+    """Queries of 11 tokens, keys and values of 7."""
+    return _heads(0, 11), _heads(1, 7), _heads(2, 7)
+
+
+def test_attention_equals_torch(heads):
+    query, key, value = heads
+    q, k, v = (torch.tensor(np.asarray(x)) for x in heads)
+    expected = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+    np.testing.assert_allclose(transformer.attend(query, key, value), expected, atol=1e-6)
+    weights = (q @ k.mT / 4**0.5).softmax(-1).mean(1)
+    np.testing.assert_allclose(transformer.attention_rows(query, key), weights, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", [1, 2 * 3 * 7, 200, 10**6])
+def test_blocks_of_rows_change_nothing(heads, monkeypatch, block):
+    query, key, value = heads
+    monkeypatch.setattr(transformer, "_BLOCK", {jax.default_backend(): block})
+    for function in (
+        partial(transformer.attend, key=key, value=value),
+        partial(transformer.attention_rows, key=key),
+    ):
+        found = transformer.by_rows(function, query, 7)
+        np.testing.assert_allclose(found, function(query), rtol=0, atol=1e-6)
+
+
+def test_a_block_holds_no_more_than_its_share(monkeypatch):
+    seen = []
+
+    def function(query):
+        seen.append(query.shape)
+        return jnp.zeros((2, query.shape[2], 7))
+
+    monkeypatch.setattr(transformer, "_BLOCK", {jax.default_backend(): 2 * 3 * 4 * 7})
+    found = jax.eval_shape(lambda q: transformer.by_rows(function, q, 7), _heads(0, 11))
+    assert found.shape == (2, 11, 7)
+    assert seen and all(shape == (2, 3, 4, 4) for shape in seen)
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 3), (1, 64, 64, 4), (1, 3, 64, 64)])
+def test_pixels_of_another_layout_are_named(shape):
+    with pytest.raises(ValueError, match=rf"pixels \({shape[0]}, .*\[B, H, W, 3\]"):
+        transformer.patchify(np.zeros(shape), 16)
