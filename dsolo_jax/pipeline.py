@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,8 +14,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
-from dsolo_jax import cache, images, refine, vocabulary
-from dsolo_jax.attention import SOURCES, resample_attention, resample_maps
+from dsolo_jax import attention as sources
+from dsolo_jax import cache, images, memory, refine, vocabulary
+from dsolo_jax.attention import Source, resample_attention, resample_maps
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
 from dsolo_jax.clip import ClipConfig, encode_patches, load_tokenizer, patchify
@@ -25,9 +26,12 @@ from dsolo_jax.vocabulary import Vocabulary
 
 # Mean over these blocks of CLIP's image tower is the graph, if CLIP is the attention source. The
 # first block served best where it was measured (a toy world, not real weights: BUILD_NOTES).
-CLIP_ATTENTION_LAYERS = (0,)
+_CLIP_LAYERS = ("0",)
+_CLIP_GRID = 32
 
-_SOURCES_TO_COME = ("sd2", "sd1", "dino", "dinov2", "miniature")
+# Matrices [N, N] that live at once in the solver, float32: A, its doubly stochastic form or the
+# cost and its kernel, and one more while they are made.
+_MATRICES = 4
 
 
 class Preset(NamedTuple):
@@ -38,11 +42,20 @@ class Preset(NamedTuple):
     readings: str
 
 
+_CLIPS = {"b16": "openai/clip-vit-base-patch16", "l14": "openai/clip-vit-large-patch14"}
+
 PRESETS = {
-    "dslo_b16": Preset("openai/clip-vit-base-patch16", "sd2", "robust"),
-    "dslo_l14": Preset("openai/clip-vit-large-patch14", "sd2", "robust"),
-    "paper_b16": Preset("openai/clip-vit-base-patch16", "sd2", "paper"),
-    "paper_l14": Preset("openai/clip-vit-large-patch14", "sd2", "paper"),
+    f"{name}_{size}": Preset(clip, attention, readings)
+    for name, attention, readings in (
+        ("dslo", "sd2", "robust"),
+        ("paper", "sd2", "paper"),
+        # The paper's method with the sources of its ablation.
+        ("sd1", "sd1", "robust"),
+        ("dino", "dino", "robust"),
+        ("dinov2", "dinov2", "robust"),
+        ("clip", "clip", "robust"),
+    )
+    for size, clip in _CLIPS.items()
 }
 
 
@@ -50,7 +63,8 @@ PRESETS = {
 class Model:
     """All that segments: weights, their config, and the settings that go with them.
 
-    attention: the attention source; attention_layers: which of its layers are averaged.
+    attention: name of the attention source; attention_layers: which of its layers are averaged.
+    source: the attention source itself; None if the graph is CLIP's own attention.
     grid: side r of the solver's square grid, N = r · r.
     short_side, long_side: working size of a picture in CLIP, pixels (mmseg's keep-ratio rule).
     embeddings: of the vocabularies used so far.
@@ -60,20 +74,23 @@ class Model:
     params: Params = dataclasses.field(repr=False)
     tokenize: Callable[[Sequence[str]], np.ndarray]
     attention: str
-    attention_layers: tuple[int, ...]
+    attention_layers: tuple[str, ...]
     readings: Readings
-    grid: int = 32
+    source: Source | None = None
+    grid: int = _CLIP_GRID
     short_side: int = 336
     long_side: int = 2048
     embeddings: dict[Vocabulary, Array] = dataclasses.field(default_factory=dict, repr=False)
 
 
 class Picture(NamedTuple):
-    """A picture made ready on the host: its pixels, and its patches at the working size."""
+    """A picture made ready on the host: its pixels, its patches at the working size for CLIP, and
+    its square for the attention source (None if that is CLIP)."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     patches: Float[np.ndarray, "n P*P*3"]
     grid: tuple[int, int]  # (h, w), n = h · w
+    square: UInt8[np.ndarray, "S S 3"] | None
 
 
 class Result(NamedTuple):
@@ -86,12 +103,15 @@ class Result(NamedTuple):
 def load(
     preset: str = "dslo_b16",
     clip: str | os.PathLike | None = None,
-    attention: str | None = None,
+    attention: str | os.PathLike | None = None,
     dtype: DTypeLike | None = None,
     *,
     readings: str | Readings | None = None,
-    attention_layers: Sequence[int] = CLIP_ATTENTION_LAYERS,
-    grid: int = 32,
+    attention_layers: Sequence[str] | None = None,
+    attention_weights: Sequence[float] | None = None,
+    attention_size: int | None = None,
+    timestep: float = 100,
+    grid: int | None = None,
     short_side: int = 336,
     long_side: int = 2048,
 ) -> Model:
@@ -100,40 +120,76 @@ def load(
     Args:
         preset: one of `PRESETS`.
         clip: a hub id or a local folder in transformers' layout, instead of the preset's.
-        attention: where the patch graph comes from, instead of the preset's: "clip", CLIP's own
-            maps. The presets' Stable Diffusion is not in this version yet.
-        dtype: of the encoder's weights and activations: float32 if None, or jnp.bfloat16.
+        attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
+            "dinov2", a hub id or a local folder of such a checkpoint, or "clip", CLIP's own maps.
+        dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
         readings: "robust", "paper" or a `Readings`, instead of the preset's.
-        attention_layers, grid, short_side, long_side: see `Model`.
+        attention_layers, attention_weights: layers of the source that are averaged, and how; if
+            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP.
+        attention_size: side of the square the source sees, pixels, about 512 if None: 512 gives
+            Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
+        timestep: of Stable Diffusion's one step.
+        grid: side of the solver's grid; the source's own if None, 32 if that is CLIP.
+        short_side, long_side: see `Model`.
 
     Raises:
-        ValueError: unknown preset, source or layer; a checkpoint that does not fit.
+        ValueError: unknown preset, source or layer; a checkpoint that does not fit; a grid that
+            does not fit into memory.
         OSError: a checkpoint that cannot be had.
     """
     chosen = PRESETS[choose("preset", preset, PRESETS)]
-    source = chosen.attention if attention is None else attention
-    if source in _SOURCES_TO_COME:
-        raise ValueError(
-            f"attention source {source!r} is not in this version yet; give attention='clip' "
-            "(CLIP's own maps)"
-        )
-    choose("attention source", source, SOURCES)
-    if grid < 1:
+    name = chosen.attention if attention is None else os.fspath(attention)
+    if grid is not None and grid < 1:
         raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
     cache.keep_compilations()
+    source = None
+    if name != "clip":
+        source = sources.load(
+            name,
+            dtype,
+            layers=attention_layers,
+            weights=attention_weights,
+            size=attention_size,
+            timestep=timestep,
+        )
+        attention_layers, grid = source.layers, source.grid if grid is None else grid
+        _check_memory(max(grid, source.grid))
     checkpoint = chosen.clip if clip is None else clip
     config, params = load_clip(checkpoint, dtype)
+    blocks = range(-config.vision.num_hidden_layers, config.vision.num_hidden_layers)
+    if source is None:
+        if attention_weights is not None or attention_size is not None:
+            raise ValueError(
+                "attention_weights and attention_size are for other sources than 'clip', whose "
+                "layers count alike at the size that short_side gives; leave them out"
+            )
+        attention_layers = tuple(map(str, attention_layers or _CLIP_LAYERS))
+        for layer in attention_layers:
+            choose("layer of clip", layer, map(str, blocks))
     return Model(
         config=config,
         params=params,
         tokenize=load_tokenizer(checkpoint, config.text.max_position_embeddings),
-        attention=source,
-        attention_layers=tuple(attention_layers),
+        attention=name,
+        attention_layers=attention_layers,
         readings=resolve(chosen.readings if readings is None else readings),
-        grid=grid,
+        source=source,
+        grid=grid or _CLIP_GRID,
         short_side=short_side,
         long_side=long_side,
     )
+
+
+def _check_memory(side: int) -> None:
+    """Says before anything is tried that a graph of side · side patches is too large."""
+    free, needed = memory.available(), _MATRICES * 4 * side**4
+    if free is not None and needed > free:
+        fits = math.isqrt(math.isqrt(free // (_MATRICES * 4)))
+        raise ValueError(
+            f"a grid of {side} x {side} patches: the graph and the solver need about "
+            f"{needed / 2**30:.1f} GiB for each picture, and {free / 2**30:.1f} GiB are free; give "
+            f"a smaller attention_size, so that the grid is at most {fits} x {fits}"
+        )
 
 
 def segment(
@@ -166,7 +222,8 @@ def segment(
 def prepare(
     model: Model, image: str | os.PathLike | Image.Image | UInt8[np.ndarray, "H W 3"]
 ) -> Picture:
-    """Reads a picture and cuts it, at the working size, into normalised patches; on the host.
+    """Reads a picture, cuts it at the working size into normalised patches, and squeezes it to the
+    attention source's square; on the host.
 
     Raises:
         ValueError: it is no picture.
@@ -179,7 +236,8 @@ def prepare(
     )
     normalised = images.normalise(images.resize(pixels, (height, width)))
     [patches] = patchify(normalised[None], patch)
-    return Picture(pixels, patches, (height // patch, width // patch))
+    square = None if model.source is None else images.squeeze(pixels, model.source.size)
+    return Picture(pixels, patches, (height // patch, width // patch), square)
 
 
 def segment_batch(
@@ -189,11 +247,16 @@ def segment_batch(
     method: str = "velocity",
     readings: str | Readings | None = None,
     return_scores: bool = False,
+    watch: Callable[[str, Any], None] = lambda stage, value: None,
 ) -> list[Result]:
     """`segment` of several pictures of any shapes, each made ready by `prepare`.
 
-    Pictures whose numbers of patches fall into one bucket go through the encoder and the solver
+    Pictures whose numbers of patches fall into one bucket go through the encoders and the solver
     together, padded; a picture's result is the same alone, in a batch, or in a larger bucket.
+
+    Args:
+        watch: called with the name and the value of each stage as it ends: "graph", "CLIP",
+            "solver", "pixels". A value may still be on its way: `jax.block_until_ready` waits.
     """
     choose("method", method, METHODS)
     readings = model.readings if readings is None else resolve(readings)
@@ -201,10 +264,15 @@ def segment_batch(
     results: dict[int, Result] = {}
     for members in buckets([len(picture.patches) for picture in pictures]):
         batch = [pictures[i] for i in members]
-        encoded = encode(model, batch, words, readings.start)
+        attention = graph(model, batch)
+        watch("graph", attention)
+        encoded = encode(model, batch, words, readings.start, attention)
+        watch("CLIP", encoded)
         scores = solve(encoded, words, method, readings)
+        watch("solver", scores)
         for i, picture, scores_ in zip(members, batch, scores, strict=False):
             results[i] = to_pixels(picture, scores_, readings, return_scores)
+            watch("pixels", results[i])
     return [results[i] for i in range(len(pictures))]
 
 
@@ -216,18 +284,41 @@ class Encoded(NamedTuple):
     presence: Float[Array, "B Q"]  # cosine of each query with the whole picture
 
 
-def encode(model: Model, pictures: Sequence[Picture], words: Vocabulary, start: str) -> Encoded:
-    """Encodes pictures as one batch, padded to its bucket and to a power of two of pictures."""
+def graph(model: Model, pictures: Sequence[Picture]) -> Float[Array, "B N N"] | None:
+    """The attention source's graph of each picture on the solver's grid; rows sum to one.
+
+    None if the source is CLIP itself, whose maps come with `encode`.
+    """
+    if model.source is None:
+        return None
+    attention = sources.graph(model.source, np.stack([p.square for p in _filled(pictures)]))
+    if model.source.grid == model.grid:
+        return attention
+    return _regrid(attention, np.full(2, model.source.grid), model.grid)
+
+
+def encode(
+    model: Model,
+    pictures: Sequence[Picture],
+    words: Vocabulary,
+    start: str,
+    attention: Float[Array, "B N N"] | None,
+) -> Encoded:
+    """Encodes pictures as one batch, padded to its bucket and to a power of two of pictures.
+
+    Args:
+        attention: of `graph`, for the same pictures.
+    """
     length = bucket(max(len(picture.patches) for picture in pictures))
-    rows = 1 << (len(pictures) - 1).bit_length()
-    pictures = [*pictures, *[pictures[-1]] * (rows - len(pictures))]
+    pictures = _filled(pictures)
     return _encode(
         model.params,
         np.stack([_padded(picture.patches, length) for picture in pictures]),
         np.array([picture.grid for picture in pictures], np.int32),
         embed_classes(model, words),
+        attention,
         config=model.config,
-        attention_layers=model.attention_layers,
+        clip_layers=() if model.source else tuple(map(int, model.attention_layers)),
         side=model.grid,
         start=start,
     )
@@ -264,6 +355,12 @@ def buckets(lengths: Sequence[int]) -> list[list[int]]:
     return list(members.values())
 
 
+def _filled(pictures: Sequence[Picture]) -> list[Picture]:
+    """The last picture again and again, up to a power of two."""
+    rows = 1 << (len(pictures) - 1).bit_length()
+    return [*pictures, *[pictures[-1]] * (rows - len(pictures))]
+
+
 def _padded(x: np.ndarray, *sizes: int) -> np.ndarray:
     """Zeros behind the leading axes, up to `sizes`."""
     behind = [size - n for size, n in zip(sizes, x.shape, strict=False)]
@@ -271,29 +368,39 @@ def _padded(x: np.ndarray, *sizes: int) -> np.ndarray:
     return np.pad(x, [(0, n) for n in behind])
 
 
-@partial(jax.jit, static_argnames=("config", "attention_layers", "side", "start"))
+@partial(jax.jit, static_argnames=("side",))
+def _regrid(
+    attention: Float[Array, "B n n"], grid: Int[Array, "2"], side: int
+) -> Float[Array, "B N N"]:
+    return jax.vmap(lambda a: resample_attention(a, grid, side))(attention)
+
+
+@partial(jax.jit, static_argnames=("config", "clip_layers", "side", "start"))
 def _encode(
     params: Params,
     patches: Float[Array, "B n P*P*3"],
     grids: Int[Array, "B 2"],
     text: Float[Array, "Q D"],
+    attention: Float[Array, "B N N"] | None,
     *,
     config: ClipConfig,
-    attention_layers: tuple[int, ...],
+    clip_layers: tuple[int, ...],
     side: int,
     start: str,
 ) -> Encoded:
-    def on_the_grid(patches, pooled, attention, grid):
-        return Encoded(
-            resample_maps(_cosine(text, patches), grid, side),
-            resample_attention(attention, grid, side),
-            _cosine(text, pooled[None])[:, 0],
-        )
-
     encoding = encode_patches(
-        params, config, patches, grids, start=start, attention_layers=attention_layers
+        params, config, patches, grids, start=start, attention_layers=clip_layers
     )
-    return jax.vmap(on_the_grid)(*encoding, grids)
+    if clip_layers:
+        resample = partial(resample_attention, side=side)
+        attention = jax.vmap(resample)(encoding.attention, grids)
+
+    def cosines(patches, pooled, grid):
+        maps = resample_maps(_cosine(text, patches), grid, side)
+        return maps, _cosine(text, pooled[None])[:, 0]
+
+    maps, presence = jax.vmap(cosines)(encoding.patches, encoding.pooled, grids)
+    return Encoded(maps, attention, presence)
 
 
 def _cosine(text: Float[Array, "Q D"], x: Float[Array, "n D"]) -> Float[Array, "Q n"]:

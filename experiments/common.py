@@ -102,8 +102,11 @@ class ModelFlags:
     preset: flags.FlagHolder[str]
     clip: flags.FlagHolder[str | None]
     attention: flags.FlagHolder[str | None]
-    layers: flags.FlagHolder[list[str]]
-    grid: flags.FlagHolder[int]
+    layers: flags.FlagHolder[list[str] | None]
+    layer_weights: flags.FlagHolder[list[str] | None]
+    attention_size: flags.FlagHolder[int | None]
+    timestep: flags.FlagHolder[int]
+    grid: flags.FlagHolder[int | None]
     short_side: flags.FlagHolder[int]
     long_side: flags.FlagHolder[int]
     dtype: flags.FlagHolder[str]
@@ -115,17 +118,20 @@ class ModelFlags:
         bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset.value].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         try:
-            layers = tuple(map(int, self.layers.value))
+            weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
         except ValueError:
-            found = ",".join(self.layers.value)
-            raise ValueError(f"--layers is {found}; wanted numbers, such as 0,1") from None
+            found = ",".join(self.layer_weights.value)
+            raise ValueError(f"--layer_weights is {found}; wanted numbers, such as 1,2") from None
         return dsolo.load(
             self.preset.value,
             clip=self.clip.value,
             attention=self.attention.value,
             dtype=jnp.dtype(self.dtype.value),
             readings=dataclasses.replace(bundle, **changes),
-            attention_layers=layers,
+            attention_layers=self.layers.value,
+            attention_weights=weights,
+            attention_size=self.attention_size.value,
+            timestep=self.timestep.value,
             grid=self.grid.value,
             short_side=self.short_side.value,
             long_side=self.long_side.value,
@@ -138,6 +144,9 @@ class ModelFlags:
             "clip": self.clip.value or pipeline.PRESETS[self.preset.value].clip,
             "attention": model.attention,
             "layers": list(model.attention_layers),
+            "layer_weights": self.layer_weights.value,
+            "attention_size": model.source and model.source.size,
+            "timestep": self.timestep.value,
             "grid": model.grid,
             "short_side": model.short_side,
             "long_side": model.long_side,
@@ -147,20 +156,42 @@ class ModelFlags:
 
 
 def define_model() -> ModelFlags:
-    layers = list(map(str, pipeline.CLIP_ATTENTION_LAYERS))
     return ModelFlags(
         preset=flags.DEFINE_enum(
             "preset", "dslo_b16", list(pipeline.PRESETS), "Weights, readings."
         ),
         clip=flags.DEFINE_string("clip", None, "Hub id or folder, instead of the preset's CLIP."),
         attention=flags.DEFINE_string(
-            "attention", None, f"Source of the patch graph: {', '.join(SOURCES)}."
+            "attention",
+            None,
+            f"Source of the patch graph: {', '.join(SOURCES)}, or a hub id or folder of one.",
         ),
-        layers=flags.DEFINE_list("layers", layers, "Layers of the source that are averaged."),
-        grid=flags.DEFINE_integer("grid", 32, "Side of the solver's grid.", lower_bound=1),
+        layers=flags.DEFINE_list(
+            "layers",
+            None,
+            "Layers of the source that are averaged; up.0,up.1 of Stable Diffusion, -1 of DINO, 0 "
+            "of CLIP by default.",
+        ),
+        layer_weights=flags.DEFINE_list("layer_weights", None, "Of each; all alike by default."),
+        attention_size=flags.DEFINE_integer(
+            "attention_size",
+            None,
+            "Side of the square that the source sees, pixels; about 512 by default. 512, 768, 1024 "
+            "give Stable Diffusion 4096, 9216, 16384 patches.",
+            lower_bound=1,
+        ),
+        timestep=flags.DEFINE_integer(
+            "timestep", 100, "Of Stable Diffusion's step.", lower_bound=0, upper_bound=999
+        ),
+        grid=flags.DEFINE_integer(
+            "grid",
+            None,
+            "Side of the solver's grid; the source's own by default, 32 for CLIP.",
+            lower_bound=1,
+        ),
         short_side=flags.DEFINE_integer("short_side", 336, "In CLIP, pixels.", lower_bound=1),
         long_side=flags.DEFINE_integer("long_side", 2048, "Cap, pixels.", lower_bound=1),
-        dtype=flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoder."),
+        dtype=flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders."),
         readings=flags.DEFINE_enum("readings", None, list(BUNDLES), "Instead of the preset's."),
         fields={field.name: _define_reading(field) for field in dataclasses.fields(Readings)},
     )

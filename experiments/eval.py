@@ -14,6 +14,7 @@ from absl import flags
 from dsolo_jax import vocabulary
 from experiments import common
 from experiments.evaluation import evaluate
+from experiments.stopwatch import Stopwatch
 
 _DATASET = common.define_dataset()
 _MODEL = common.define_model()
@@ -37,6 +38,7 @@ def main() -> None:
         "save_predictions": _SAVE_PREDICTIONS.value,
         **_MODEL.settings(model),
     }
+    watch = Stopwatch()
     results = evaluate(
         model,
         dataset,
@@ -44,9 +46,11 @@ def main() -> None:
         config,
         batch_size=_BATCH_SIZE.value,
         overwrite=_OVERWRITE.value,
+        watch=watch,
     )
     miou = "no labelled pixel" if results["miou"] is None else f"mIoU {results['miou']:.2%}"
     print(f"{results['dataset']}, {results['method']}: {miou}, {results['num_images']} pictures")
+    print(watch)
     print(f"written to {output_dir / 'results.json'}")
 
 

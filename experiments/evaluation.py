@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,14 +62,17 @@ def predictions(
     *,
     method: str,
     batch_size: int,
+    watch: Callable[..., None],
 ) -> Iterator[Prediction]:
     """Predictions of the examples at `indices`, in order."""
     words = vocabulary.parse(dataset.classes)
     for batch in batches(model, dataset, indices, batch_size):
+        watch("reading")
         pictures = [example.picture for example in batch]
-        results = dsolo.segment_batch(model, pictures, words, method)
+        results = dsolo.segment_batch(model, pictures, words, method, watch=watch)
         for example, result in zip(batch, results, strict=True):
             yield Prediction(example.id, result.labels, confusion(result.labels, example, dataset))
+        watch("records")
 
 
 def confusion(labels: np.ndarray, example: Prepared, dataset: datasets.Dataset) -> np.ndarray:
@@ -86,6 +89,7 @@ def evaluate(
     *,
     batch_size: int = 1,
     overwrite: bool = False,
+    watch: Callable[..., None] = lambda stage, value=None: None,
 ) -> dict:
     """Runs the pictures that the folder does not hold yet, and sums all of them up.
 
@@ -94,6 +98,7 @@ def evaluate(
             of it is recorded, and a folder with a run of another config is refused.
         batch_size: pictures at a time. Batches start at multiples of it, so a run that was cut off
             forms the same ones.
+        watch: called as each stage ends, see `dsolo.segment_batch`.
 
     Returns:
         The content of results.json.
@@ -116,8 +121,10 @@ def evaluate(
     ]
     if todo:
         # First, as it has a progress of its own.
-        pipeline.embed_classes(model, vocabulary.parse(dataset.classes))
-    run = predictions(model, dataset, todo, method=config["method"], batch_size=batch_size)
+        watch("text", pipeline.embed_classes(model, vocabulary.parse(dataset.classes)))
+    run = predictions(
+        model, dataset, todo, method=config["method"], batch_size=batch_size, watch=watch
+    )
     for prediction in progress(run, len(todo), f"{dataset.name} {config['method']}"):
         if prediction.id in done:
             continue

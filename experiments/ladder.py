@@ -64,7 +64,8 @@ def measure(
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """mIoU in percent of every row for every variant, and every start's rank correlation.
 
-    A picture is encoded once for each start, whatever the number of variants.
+    A picture's graph is made once, and it is encoded once for each start, whatever the number of
+    variants.
     """
     words = vocabulary.parse(dataset.classes)
     classes = len(dataset.classes)
@@ -77,8 +78,10 @@ def measure(
         for members in pipeline.buckets([len(example.picture.patches) for example in batch]):
             examples = [batch[i] for i in members]
             pictures = [example.picture for example in examples]
+            graph = pipeline.graph(model, pictures)
             encoded = {
-                start: pipeline.encode(model, pictures, words, start) for start in clip.STARTS
+                start: pipeline.encode(model, pictures, words, start, graph)
+                for start in clip.STARTS
             }
             for start in clip.STARTS:
                 maps, upright = (encoded[s].cosines[: len(examples)] for s in (start, "naclip"))

@@ -8,8 +8,9 @@ import numpy as np
 from absl import flags
 
 import dsolo_jax as dsolo
-from dsolo_jax import images, vocabulary
+from dsolo_jax import images, pipeline, vocabulary
 from experiments import common
+from experiments.stopwatch import Stopwatch
 
 _IMAGE = flags.DEFINE_string("image", None, "The picture.")
 _CLASSES = flags.DEFINE_string("classes", None, "Classes, separated by ';', synonyms by ','.")
@@ -24,12 +25,19 @@ def main() -> None:
     if _BACKGROUND.value:
         words = vocabulary.with_background(words)
     pixels = images.read_image(_IMAGE.value)
-    result = dsolo.segment(_MODEL.load(), pixels, words, method=_METHOD.value)
+    watch = Stopwatch()
+    model = _MODEL.load()
+    watch("loading")
+    watch("text", pipeline.embed_classes(model, words))
+    picture = dsolo.prepare(model, pixels)
+    watch("reading")
+    [result] = dsolo.segment_batch(model, [picture], words, _METHOD.value, watch=watch)
     images.write_png(_OUTPUT.value, images.overlay(pixels, result.labels, words.classes))
     shares = np.bincount(result.labels.ravel(), minlength=len(words.classes)) / result.labels.size
     for c in np.argsort(-shares, kind="stable"):
         if shares[c]:
             print(f"{words.classes[c]:30} {shares[c]:6.1%}")
+    print(watch)
     print(f"written to {_OUTPUT.value}")
 
 

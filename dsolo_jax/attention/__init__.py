@@ -1,7 +1,16 @@
 """Where the patch graph comes from: each source gives A [N, N] on an r x r grid, rows sum to 1."""
 
+from dsolo_jax.attention import dino, stable_diffusion
 from dsolo_jax.attention.grid import resample_attention, resample_maps
+from dsolo_jax.attention.sources import SOURCES, Source, graph, load
 
-SOURCES = ("clip",)
-
-__all__ = ["SOURCES", "resample_attention", "resample_maps"]
+__all__ = [
+    "SOURCES",
+    "Source",
+    "dino",
+    "graph",
+    "load",
+    "resample_attention",
+    "resample_maps",
+    "stable_diffusion",
+]

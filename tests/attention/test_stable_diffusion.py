@@ -1,0 +1,210 @@
+"""Latents, the denoiser and its self-attention against diffusers in torch."""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from dsolo_jax.attention import resample_attention, stable_diffusion
+from dsolo_jax.attention.stable_diffusion import unet
+from dsolo_jax.attention.stable_diffusion.model import mean_attention
+from experiments.torch_stable_diffusion import TorchMaps, relative, torch_maps
+
+TIMESTEP = 100
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Two pictures, 16 x 16 patches."""
+    return np.random.default_rng(0).uniform(-1, 1, (2, 128, 128, 3)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoints_by_family):
+    return {
+        name: stable_diffusion.load(found.folder) for name, found in checkpoints_by_family.items()
+    }
+
+
+class Family(NamedTuple):
+    """Ours and torch's of one family."""
+
+    config: stable_diffusion.StableDiffusionConfig
+    params: dict
+    expected: TorchMaps
+    noise: np.ndarray
+    lookings: dict[str, unet.Looking]
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2"])
+def family(request, loaded, checkpoints_by_family, pixels):
+    config, params = loaded[request.param]
+    expected = torch_maps(checkpoints_by_family[request.param].models, pixels, TIMESTEP)
+    fixed = unet.at_timestep(params["unet"], config.unet, params["prompt"], TIMESTEP)
+    denoise = jax.jit(lambda latents: unet.denoise(fixed, config.unet, latents))
+    return Family(config, params, expected, *denoise(expected.latents))
+
+
+def test_latents_are_diffusers(family, pixels):
+    latents = stable_diffusion.encode(family.params, family.config, pixels)
+    np.testing.assert_allclose(latents, family.expected.latents, atol=1e-5)
+
+
+def test_latents_of_any_shape(loaded, checkpoints_by_family):
+    """Not square: rows and columns are not exchanged."""
+    config, params = loaded["sd2"]
+    vae = checkpoints_by_family["sd2"].models.vae
+    pixels = np.random.default_rng(1).uniform(-1, 1, (1, 32, 72, 3)).astype(np.float32)
+    with torch.inference_mode():
+        mode = vae.encode(torch.tensor(pixels).permute(0, 3, 1, 2)).latent_dist.mode()
+    expected = mode.permute(0, 2, 3, 1).numpy() * vae.config.scaling_factor
+    np.testing.assert_allclose(stable_diffusion.encode(params, config, pixels), expected, atol=1e-5)
+
+
+def test_the_denoiser_is_diffusers(family):
+    """The whole network, also behind the layers that give maps."""
+    expected = family.expected.noise
+    np.testing.assert_allclose(family.noise, expected, atol=2e-5 * np.abs(expected).max())
+
+
+def test_every_layer_is_diffusers(family):
+    """Those of lower resolution are resampled to the latent's."""
+    names = unet.layer_names(family.config.unet)
+    assert set(family.lookings) == set(family.expected.maps) == set(names)
+    for name in names:
+        found = mean_attention([family.lookings[name]], [1.0], 16)
+        expected = family.expected.maps[name]
+        side = math.isqrt(expected.shape[-1])
+        if side < 16:
+            expected = jnp.stack([resample_attention(a, jnp.full(2, side), 16) for a in expected])
+        assert found.shape == (2, 256, 256) and found.dtype == jnp.float32
+        np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
+        assert relative(found, np.asarray(expected)) <= 1e-4
+
+
+def test_maps_are_diffusers(family, pixels):
+    """From pixels: by default the mean of the last up block's first two."""
+    found = stable_diffusion.self_attention(family.params, family.config, pixels)
+    maps = family.expected.maps
+    mean = (maps["up_blocks.2.attentions.0"] + maps["up_blocks.2.attentions.1"]) / 2
+    assert relative(found, mean) <= 1e-4
+
+
+def test_short_names_are_the_blocks_of_full_resolution(family, pixels):
+    config, params, expected, *_ = family
+    count = config.unet.layers_per_block
+    down, up = (
+        [n for n in stable_diffusion.layer_names(config) if n.startswith(f"{stage}.")]
+        for stage in ("down", "up")
+    )
+    assert down == [f"down.{i}" for i in range(count)]
+    assert up == [f"up.{i}" for i in range(count + 1)]
+    found = stable_diffusion.self_attention(
+        params, config, pixels, layers=(down[-1], up[-1]), weights=(1, 3)
+    )
+    first, last = (expected.maps[f"{n}.attentions.{i}"] for n, i in _ends(count))
+    assert relative(found, 0.25 * first + 0.75 * last) <= 1e-4
+
+
+def _ends(count):
+    return ("down_blocks.0", count - 1), ("up_blocks.2", count)
+
+
+def test_layers_are_weighted(family):
+    """Over resolutions too; a layer without weight does not count."""
+    chosen = [
+        family.lookings[name]
+        for name in (
+            "up_blocks.2.attentions.0",
+            "mid_block.attentions.0",
+            "down_blocks.0.attentions.0",
+            "up_blocks.2.attentions.1",
+        )
+    ]
+    shares = [0.5, 0.25, 0.0, 0.25]
+    each = [np.asarray(mean_attention([looking], [1.0], 16)) for looking in chosen]
+    wanted = sum(share * a for share, a in zip(shares, each, strict=True))
+    np.testing.assert_allclose(mean_attention(chosen, shares, 16), wanted, atol=1e-6)
+
+
+def test_the_timestep_counts_and_may_be_fixed_beforehand(loaded, pixels):
+    config, params = loaded["sd2"]
+    at_100, at_500 = (
+        np.asarray(stable_diffusion.self_attention(params, config, pixels, timestep=t))
+        for t in (100, 500)
+    )
+    assert relative(at_500, at_100) > 1e-2
+    fixed = stable_diffusion.at_timestep(params, config, 500)
+    found = stable_diffusion.self_attention(fixed, config, pixels, timestep=None)
+    assert relative(found, at_500) <= 1e-5
+
+
+def test_a_picture_has_the_same_map_alone_and_in_a_batch(loaded, pixels):
+    config, params = loaded["sd2"]
+    together = stable_diffusion.self_attention(params, config, pixels)
+    for picture, ours in zip(pixels, together, strict=True):
+        alone = stable_diffusion.self_attention(params, config, picture[None])
+        np.testing.assert_allclose(alone[0], ours, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd2"])
+def test_bfloat16_is_near_float32(name, loaded, checkpoints_by_family, pixels):
+    config, half = stable_diffusion.load(checkpoints_by_family[name].folder, jnp.bfloat16)
+    found = stable_diffusion.self_attention(half, config, pixels)
+    wanted = stable_diffusion.self_attention(loaded[name][1], config, pixels)
+    assert half["unet"]["conv_in"]["kernel"].dtype == jnp.bfloat16 and found.dtype == jnp.float32
+    assert relative(found, np.asarray(wanted)) <= 5e-2
+
+
+def test_nothing_runs_behind_the_last_layer_asked_for(loaded):
+    config, params = loaded["sd2"]
+    fixed = unet.at_timestep(params["unet"], config.unet, params["prompt"], TIMESTEP)
+    latents = jnp.zeros((1, 16, 16, 4))
+
+    def flops(layer):
+        def maps(fixed, latents):
+            _, lookings = unet.denoise(fixed, config.unet, latents)
+            return mean_attention([lookings[layer]], [1.0], 16)
+
+        return jax.jit(maps).lower(fixed, latents).compile().cost_analysis()["flops"]
+
+    first, later, last = map(
+        flops,
+        ("down_blocks.0.attentions.0", "up_blocks.2.attentions.1", "up_blocks.2.attentions.2"),
+    )
+    assert first < later / 5 and later < 0.95 * last
+
+
+def test_the_maps_of_many_heads_never_exist_at_once(loaded):
+    """XLA's account at N = 16384: 2.5 N² floats; those of four heads would take more."""
+    config, params = loaded["sd2"]
+    pixels = jax.ShapeDtypeStruct((1, 1024, 1024, 3), jnp.float32)
+
+    def maps(params, pixels):
+        return stable_diffusion.self_attention(params, config, pixels)
+
+    memory = jax.jit(maps).lower(params, pixels).compile().memory_analysis()
+    used = memory.temp_size_in_bytes + memory.output_size_in_bytes
+    assert 1 <= used / (4 * 16384**2) <= 2.5
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"layers": ["up.3"]}, "unknown layer 'up.3'.*did you mean 'up.2'.*mid_block.attentions.0"),
+        ({"layers": []}, "at least one layer"),
+        ({"weights": [1.0]}, "for each a weight"),
+        ({"weights": [0.0, 0.0]}, "not all 0"),
+        ({"pixels": np.zeros((1, 128, 96, 3))}, "wanted .B, S, S, 3. with S a multiple of 32"),
+        ({"pixels": np.zeros((1, 100, 100, 3))}, "multiple of 32"),
+    ],
+)
+def test_bad_requests_are_refused(change, message, loaded, pixels):
+    config, params = loaded["sd2"]
+    arguments = {"pixels": pixels} | change
+    with pytest.raises(ValueError, match=message):
+        stable_diffusion.self_attention(params, config, **arguments)
