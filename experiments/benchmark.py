@@ -16,7 +16,7 @@ import dsolo_jax as dsolo
 from dsolo_jax.files import write_json
 from experiments import common
 
-STAGES = ("solver", "upsample", "clip", "text", "memory")
+STAGES = ("solver", "upsample", "clip", "text", "vae", "unet", "dino", "pipeline", "memory")
 
 _STAGE = flags.DEFINE_enum("stage", "all", ["all", *STAGES], "What to time.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")
@@ -41,6 +41,12 @@ def line(row: dict) -> str:
         text += f"  {row['flops'] / 1e9:.2f} GFLOP"
     if row.get("temporary_bytes"):
         text += f"  {row['temporary_bytes'] / 2**20:.0f} MiB"
+    if row.get("share_of_peak"):
+        text += f"  {row['share_of_peak']:.1%} of peak"
+    if row.get("pictures_per_second"):
+        text += f"  {row['pictures_per_second']:.3f} pictures/s"
+    if row.get("squares"):
+        text += f"  {row['squares']:.2f} N^2 floats (XLA: {row['xla_squares']:.2f})"
     return text
 
 

@@ -1,8 +1,20 @@
-"""Peak memory of segmenting a large picture, above what the loaded model holds; on Linux."""
+"""Peak memory above the loaded model, of a large picture and of a large graph; on Linux."""
 
+import dataclasses
 import json
+import pathlib
+import re
+import resource
 import subprocess
 import sys
+import time
+
+import jax
+import jax.numpy as jnp
+
+from dsolo_jax.attention import stable_diffusion
+from dsolo_jax.attention.stable_diffusion.config import SD2, UNetConfig, VAEConfig
+from experiments.benchmarks.unet import random_params_at_timestep
 
 _HEIGHT, _WIDTH, _CLASSES = 3000, 4000, 150
 
@@ -16,7 +28,7 @@ from dsolo_jax import clip, readings, vocabulary
 
 config = clip.VIT_B16
 model = dsolo.Model(
-    config, clip.init(config, jax.random.key(0)), None, "clip", (0,), readings.Readings()
+    config, clip.init(config, jax.random.key(0)), None, "clip", ("0",), readings.Readings()
 )
 words = vocabulary.parse([str(c) for c in range({_CLASSES})])
 text = np.random.default_rng(0).normal(size=({_CLASSES}, config.projection_dim))
@@ -33,18 +45,70 @@ print(json.dumps([1024 * (peak - loaded), seconds, list(labels.shape)]))
 """
 
 
-def run() -> list[dict]:
-    """One row: bytes above the loaded model, compilation included.
+# Stable Diffusion 2's form with three narrow resolutions, so that the graph is nearly all there is.
+_NARROW = dataclasses.replace(
+    SD2,
+    unet=UNetConfig(
+        block_out_channels=(32, 64, 64),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        num_heads=(2, 4, 4),
+        cross_attention_dim=24,
+        use_linear_projection=True,
+        norm_num_groups=8,
+    ),
+    vae=VAEConfig(block_out_channels=(16, 16, 32, 32), layers_per_block=2, norm_num_groups=8),
+)
+_SIZE = 1024
+_GRAPH_JOB = "from experiments.benchmarks import memory; memory.measure_graph()"
 
-    An upper bound: the peak may be that of loading.
+
+def measure_graph() -> None:
+    """Prints bytes above the parameters and the compiled graph, seconds, XLA's bytes, and N."""
+    config, params = _NARROW, random_params_at_timestep(_NARROW, jnp.float32)
+    pixels = jax.random.uniform(jax.random.key(0), (1, _SIZE, _SIZE, 3), minval=-1)
+
+    def graph(params, pixels):
+        return stable_diffusion.self_attention(params, config, pixels, timestep=None)
+
+    compiled = jax.jit(graph).lower(params, pixels).compile()
+    analysis = compiled.memory_analysis()
+    xla_bytes = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+    status = pathlib.Path("/proc/self/status").read_text()
+    loaded = int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])
+    start = time.perf_counter()
+    attention = jax.block_until_ready(compiled(params, pixels))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps([1024 * (peak - loaded), seconds, xla_bytes, attention.shape[-1]]))
+
+
+def run() -> list[dict]:
+    """Bytes above the loaded model: upper bounds, for the peak may be that of loading.
+
+    The picture's include compilation. Those of the graph also as multiples of a float32 [N, N], and
+    beside them XLA's own, temporary and output.
     """
-    done = subprocess.run([sys.executable, "-c", _JOB], capture_output=True, text=True, check=True)
-    peak_bytes, seconds, shape = json.loads(done.stdout.splitlines()[-1])
+    peak_bytes, seconds, shape = _output(_JOB)
+    graph_bytes, graph_seconds, xla_bytes, n = _output(_GRAPH_JOB)
     return [
         {
             "stage": "memory",
             "case": f"segment {shape[1]} x {shape[0]}, {_CLASSES} classes, B/16",
             "seconds": seconds,
             "temporary_bytes": peak_bytes,
-        }
+        },
+        {
+            "stage": "memory",
+            "case": f"graph N={n}, narrow Stable Diffusion",
+            "seconds": graph_seconds,
+            "temporary_bytes": graph_bytes,
+            "squares": graph_bytes / (4 * n**2),
+            "xla_squares": xla_bytes / (4 * n**2),
+        },
     ]
+
+
+def _output(job: str) -> list:
+    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
