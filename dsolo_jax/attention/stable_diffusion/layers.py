@@ -13,9 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dsolo_jax import transformer
+from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
 from dsolo_jax.transformer import Heads, by_rows
-
-Field = Float[Array, "B h w C"]
 
 
 class Dense(nn.Module):
@@ -33,51 +32,6 @@ class Dense(nn.Module):
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,))
         return y if self.heads is None else split(y, self.heads).astype(kernel.dtype)
-
-
-class Convolution(nn.Module):
-    """3 x 3."""
-
-    channels: int
-    stride: int = 1
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1))
-
-    @nn.compact
-    def __call__(self, x: Field) -> Field:
-        shape = 3, 3, x.shape[-1], self.channels
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
-        y = _convolve(x.astype(kernel.dtype), kernel, self.stride, self.padding)
-        return y + bias
-
-
-# Positions up to which, on CPU, one product over gathered neighbours beats XLA's convolution (by 2
-# to 4 at 16 x 16 and 8 x 8 positions of 1280 channels; from 32 x 32 on it loses).
-_FEW = 16 * 16
-
-
-def _convolve(
-    x: Field,
-    kernel: Float[Array, "3 3 C O"],
-    stride: int,
-    padding: tuple[tuple[int, int], tuple[int, int]],
-) -> Field:
-    """Σ kernel[i, j] · x[s·h + i, s·w + j], sums in float32."""
-    if stride == 1 and x.shape[1] * x.shape[2] <= _FEW and jax.default_backend() == "cpu":
-        h, w = x.shape[1:3]
-        padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        near = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
-        flat = kernel.reshape(-1, kernel.shape[-1])
-        gathered = jnp.concatenate(near, axis=-1)
-        return jnp.matmul(gathered, flat, preferred_element_type=jnp.float32)
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        (stride, stride),
-        padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=jnp.float32,
-    )
 
 
 class GroupNorm(nn.Module):

@@ -18,10 +18,9 @@ from dsolo_jax.attention.stable_diffusion.config import (
     ATTENDING_UP,
     UNetConfig,
 )
+from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
 from dsolo_jax.attention.stable_diffusion.layers import (
-    Convolution,
     Dense,
-    Field,
     GroupNorm,
     Resnet,
     attend,

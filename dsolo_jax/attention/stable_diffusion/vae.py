@@ -8,10 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dsolo_jax.attention.stable_diffusion.config import VAEConfig
+from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
 from dsolo_jax.attention.stable_diffusion.layers import (
-    Convolution,
     Dense,
-    Field,
     GroupNorm,
     Resnet,
     attend,
