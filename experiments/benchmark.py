@@ -16,7 +16,18 @@ import dsolo_jax as dsolo
 from dsolo_jax.files import write_json
 from experiments import common
 
-STAGES = ("solver", "upsample", "clip", "text", "vae", "unet", "dino", "pipeline", "memory")
+STAGES = (
+    "solver",
+    "upsample",
+    "clip",
+    "text",
+    "convolution",
+    "vae",
+    "unet",
+    "dino",
+    "pipeline",
+    "memory",
+)
 
 _STAGE = flags.DEFINE_enum("stage", "all", ["all", *STAGES], "What to time.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")
@@ -34,7 +45,7 @@ def main() -> None:
 
 def line(row: dict) -> str:
     """A row as text; a baseline whose library is not installed leaves its columns empty."""
-    text = f"{row['stage']:9} {row['case']:44} {row['seconds']:10.5f} s"
+    text = f"{row['stage']:11} {row['case']:44} {row['seconds']:10.5f} s"
     if row.get("baseline_seconds"):
         text += f"  {row['ratio']:6.3f} x {row['baseline']} ({row['baseline_seconds']:.5f} s)"
     if row.get("flops"):

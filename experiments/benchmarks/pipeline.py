@@ -13,16 +13,9 @@ from dsolo_jax import attention, clip, pipeline, readings, vocabulary
 from dsolo_jax.attention.stable_diffusion import SD2
 from dsolo_jax.checkpoints import cast
 from dsolo_jax.vocabulary import Vocabulary
-from experiments.benchmarks.timing import compare, share_of_peak, xla_account
-from experiments.benchmarks.unet import (
-    capturing,
-    encoder_dtype,
-    random_params_at_timestep,
-    torch_layers,
-    torch_prompt,
-    torch_unet,
-)
-from experiments.benchmarks.vae import torch_device, torch_job, torch_vae
+from experiments.benchmarks.timing import product_flops, share_of_peak
+from experiments.benchmarks.unet import encoder_dtype, random_params_at_timestep
+from experiments.benchmarks.vae import torch_device
 from experiments.stopwatch import Stopwatch
 
 _CLIP, _SD = clip.VIT_B16, SD2
@@ -31,7 +24,7 @@ _TIMESTEP = 100
 
 
 def run() -> Iterator[dict]:
-    """A row a stage, seconds a batch; on an accelerator in bfloat16 and in batches, beside torch.
+    """A row a stage, seconds a batch; on an accelerator in bfloat16 and in batches; beside torch.
 
     The pictures are read and resized before. The solver's steps, and so its time, depend on the
     maps, which are random here.
@@ -41,13 +34,21 @@ def run() -> Iterator[dict]:
         ((1,), (21,), 1) if on_cpu else ((1, 2, 4, 8, 16, 32), (21, 150), 5)
     )
     model = _model()
-    # Of one picture, whose attentions XLA counts in full on an accelerator.
-    flops = None if on_cpu else _graph_flops(model)
-    torch_seconds = _torch_seconds(batches, repeats)
+    torch_seconds = _torch_timer(model, repeats)
     for classes in class_counts:
         words = _vocabulary(model, classes)
         for batch in batches:
-            yield from _rows(model, words, batch, repeats, flops, torch_seconds.get(batch))
+            yield from _rows(model, words, batch, repeats, torch_seconds)
+
+
+def _torch_timer(model: dsolo.Model, repeats: int) -> Callable[..., dict[str, float]]:
+    """Seconds of each stage in torch, see `torch_pipeline.timer`; of none where it cannot run."""
+    device = torch_device()
+    if device is None:
+        return lambda *_: {}
+    from experiments.benchmarks import torch_pipeline
+
+    return torch_pipeline.timer(model, _TIMESTEP, device, encoder_dtype(), repeats)
 
 
 def _model() -> dsolo.Model:
@@ -79,8 +80,7 @@ def _rows(
     words: Vocabulary,
     batch: int,
     repeats: int,
-    flops: float | None,
-    torch_seconds: float | None,
+    torch_seconds: Callable[..., dict[str, float]],
 ) -> list[dict]:
     random = np.random.default_rng(1)
     blocks = random.integers(0, 256, (batch, 16, 16, 3), np.uint8)
@@ -94,65 +94,53 @@ def _rows(
 
     seconds()  # compiles
     runs = [seconds() for _ in range(repeats)]
-    name = jnp.dtype(encoder_dtype()).name
-    rows = {
-        stage: {
+    graph = pipeline.graph(model, pictures)
+    encoded = pipeline.encode(model, pictures, words, model.readings.start, graph)
+    flops = _flops(model, pictures, words, encoded)
+    theirs = torch_seconds(encoded, pixels, model.embeddings[words], pictures[0].grid)
+    rows, name = [], jnp.dtype(encoder_dtype()).name
+    for stage in runs[0]:
+        median = statistics.median(run[stage] for run in runs)
+        row = {
             "stage": "pipeline",
             "case": f"{stage}, C={len(words.classes)}, batch {batch}, {name}",
-            "seconds": statistics.median(run[stage] for run in runs),
+            "seconds": median,
         }
-        for stage in runs[0]
+        if stage in flops:
+            row["flops"] = flops[stage]
+            row["share_of_peak"] = share_of_peak(flops[stage], median)
+        if stage in theirs:
+            row |= {
+                "baseline": "torch",
+                "baseline_seconds": theirs[stage],
+                "ratio": median / theirs[stage],
+            }
+        if stage == "whole":
+            row["pictures_per_second"] = batch / median
+        rows.append(row)
+    return rows
+
+
+def _flops(
+    model: dsolo.Model,
+    pictures: list[pipeline.Picture],
+    words: Vocabulary,
+    encoded: pipeline.Encoded,
+) -> dict[str, float]:
+    """Of the stages whose time is in products; the solver's is counted for a single step."""
+
+    def graph(params):
+        source = dataclasses.replace(model.source, params=params)
+        return pipeline.graph(dataclasses.replace(model, source=source), pictures)
+
+    def encode(params):
+        other = dataclasses.replace(model, params=params)
+        return pipeline.encode(other, pictures, words, model.readings.start, encoded.graph)
+
+    return {
+        "graph": product_flops(graph, model.source.params),
+        "CLIP": product_flops(encode, model.params),
+        "solver": product_flops(
+            lambda encoded: pipeline.solve(encoded, words, "velocity", model.readings), encoded
+        ),
     }
-    graph, whole = rows["graph"], rows["whole"]
-    if flops is not None:
-        graph["flops"] = batch * flops
-        graph["share_of_peak"] = share_of_peak(batch * flops, graph["seconds"])
-    if torch_seconds is not None:
-        graph["baseline"] = "torch sdpa, maps captured"
-        graph["baseline_seconds"] = torch_seconds
-        graph["ratio"] = graph["seconds"] / torch_seconds
-    whole["pictures_per_second"] = batch / whole["seconds"]
-    return list(rows.values())
-
-
-def _graph_flops(model: dsolo.Model) -> float:
-    def graph(params, squares):
-        return attention.graph(dataclasses.replace(model.source, params=params), squares)
-
-    squares = jnp.zeros((1, _SIZE, _SIZE, 3), jnp.uint8)
-    return xla_account(graph, model.source.params, squares)["flops"]
-
-
-def _torch_seconds(batches: tuple[int, ...], repeats: int) -> dict[int, float]:
-    """Of the same graphs in torch, by batch; on GPUs, as far as its memory goes."""
-    if torch_device() != "cuda":
-        return {}
-    import torch
-
-    job = _torch_graph()
-    seconds = {}
-    for batch in batches:
-        try:
-            seconds |= compare({batch: torch_job(lambda batch=batch: job(batch))}, repeats=repeats)
-        except torch.OutOfMemoryError:
-            break
-    del job
-    torch.cuda.empty_cache()
-    return seconds
-
-
-def _torch_graph() -> Callable:
-    import torch
-
-    model = torch_unet(_SD.unet, "cuda", encoder_dtype())
-    autoencoder = torch_vae(_SD.vae, "cuda").to(model.dtype)
-    layers = torch_layers(_SD.unet)
-
-    def graph(batch: int):
-        pixels = torch.zeros((batch, 3, _SIZE, _SIZE), device="cuda", dtype=model.dtype)
-        latents = autoencoder.encode(pixels).latent_dist.mode() * _SD.vae.scaling_factor
-        with capturing(model, layers) as maps:
-            model(latents, _TIMESTEP, torch_prompt(_SD, model, batch))
-        return sum(maps) / len(maps)
-
-    return graph
