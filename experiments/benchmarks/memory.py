@@ -8,13 +8,16 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 
 from dsolo_jax.attention import stable_diffusion
+from dsolo_jax.attention.stable_diffusion import unet
 from dsolo_jax.attention.stable_diffusion.config import SD2, UNetConfig, VAEConfig
-from experiments.benchmarks.unet import random_params_at_timestep
+from dsolo_jax.transformer import logits
+from experiments.benchmarks.unet import random_params_at_timestep, torch_layers
 
 _HEIGHT, _WIDTH, _CLASSES = 3000, 4000, 150
 
@@ -45,33 +48,46 @@ print(json.dumps([1024 * (peak - loaded), seconds, list(labels.shape)]))
 """
 
 
-# Stable Diffusion 2's form with three narrow resolutions, so that the graph is nearly all there is.
+# Stable Diffusion 2's form and heads with three narrow resolutions, so that the graph is nearly all
+# there is.
 _NARROW = dataclasses.replace(
     SD2,
     unet=UNetConfig(
-        block_out_channels=(32, 64, 64),
+        block_out_channels=(40, 80, 80),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        num_heads=(2, 4, 4),
+        num_heads=(5, 10, 10),
         cross_attention_dim=24,
         use_linear_projection=True,
         norm_num_groups=8,
     ),
     vae=VAEConfig(block_out_channels=(16, 16, 32, 32), layers_per_block=2, norm_num_groups=8),
 )
-_SIZE = 1024
-_GRAPH_JOB = "from experiments.benchmarks import memory; memory.measure_graph()"
 
 
-def measure_graph() -> None:
+def _all_maps(params, config, pixels):
+    """The naive way: every map of every head, then their mean."""
+    latents = stable_diffusion.encode(params, config, pixels)
+    _, lookings = unet.denoise(params["unet"], config.unet, latents)
+    chosen = [lookings[layer] for layer in torch_layers(config.unet)]
+    maps = [jax.nn.softmax(logits(*looking), axis=-1) for looking in chosen]
+    return jnp.stack(maps).mean(axis=(0, 2))
+
+
+# Side of the picture: the naive way would not fit at the larger one.
+_GRAPHS = {
+    "graph": (1024, lambda *args: stable_diffusion.self_attention(*args, timestep=None)),
+    "all maps, then the mean": (768, _all_maps),
+}
+
+
+def measure_graph(name: str) -> None:
     """Prints bytes above the parameters and the compiled graph, seconds, XLA's bytes, and N."""
-    config, params = _NARROW, random_params_at_timestep(_NARROW, jnp.float32)
-    pixels = jax.random.uniform(jax.random.key(0), (1, _SIZE, _SIZE, 3), minval=-1)
-
-    def graph(params, pixels):
-        return stable_diffusion.self_attention(params, config, pixels, timestep=None)
-
-    compiled = jax.jit(graph).lower(params, pixels).compile()
+    (size, function), config = _GRAPHS[name], _NARROW
+    params = random_params_at_timestep(config, jnp.float32)
+    pixels = jax.random.uniform(jax.random.key(0), (1, size, size, 3), minval=-1)
+    jitted = jax.jit(lambda params, pixels: function(params, config, pixels))
+    compiled = jitted.lower(params, pixels).compile()
     analysis = compiled.memory_analysis()
     xla_bytes = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
     status = pathlib.Path("/proc/self/status").read_text()
@@ -83,30 +99,31 @@ def measure_graph() -> None:
     print(json.dumps([1024 * (peak - loaded), seconds, xla_bytes, attention.shape[-1]]))
 
 
-def run() -> list[dict]:
+def run() -> Iterator[dict]:
     """Bytes above the loaded model: upper bounds, for the peak may be that of loading.
 
-    The picture's include compilation. Those of the graph also as multiples of a float32 [N, N], and
-    beside them XLA's own, temporary and output.
+    The picture's include compilation. Those of the graphs also as multiples of a float32 [N, N],
+    and beside them XLA's own, temporary and output: on CPU that leaves out what the fused products
+    allocate while they run.
     """
     peak_bytes, seconds, shape = _output(_JOB)
-    graph_bytes, graph_seconds, xla_bytes, n = _output(_GRAPH_JOB)
-    return [
-        {
+    yield {
+        "stage": "memory",
+        "case": f"segment {shape[1]} x {shape[0]}, {_CLASSES} classes, B/16",
+        "seconds": seconds,
+        "temporary_bytes": peak_bytes,
+    }
+    for name in _GRAPHS:
+        job = f"from experiments.benchmarks import memory; memory.measure_graph({name!r})"
+        used, seconds, xla_bytes, n = _output(job)
+        yield {
             "stage": "memory",
-            "case": f"segment {shape[1]} x {shape[0]}, {_CLASSES} classes, B/16",
+            "case": f"{name}, N={n}",
             "seconds": seconds,
-            "temporary_bytes": peak_bytes,
-        },
-        {
-            "stage": "memory",
-            "case": f"graph N={n}, narrow Stable Diffusion",
-            "seconds": graph_seconds,
-            "temporary_bytes": graph_bytes,
-            "squares": graph_bytes / (4 * n**2),
+            "temporary_bytes": used,
+            "squares": used / (4 * n**2),
             "xla_squares": xla_bytes / (4 * n**2),
-        },
-    ]
+        }
 
 
 def _output(job: str) -> list:
