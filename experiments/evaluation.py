@@ -65,11 +65,13 @@ def predictions(
     watch: Callable[..., None],
 ) -> Iterator[Prediction]:
     """Predictions of the examples at `indices`, in order."""
-    words = vocabulary.parse(dataset.classes)
+    words, threshold = vocabulary.parse(dataset.classes), dataset.protocol.threshold(method)
     for batch in batches(model, dataset, indices, batch_size):
         watch("reading")
         pictures = [example.picture for example in batch]
-        results = dsolo.segment_batch(model, pictures, words, method, watch=watch)
+        results = dsolo.segment_batch(
+            model, pictures, words, method, watch=watch, threshold=threshold
+        )
         for example, result in zip(batch, results, strict=True):
             yield Prediction(example.id, result.labels, confusion(result.labels, example, dataset))
         watch("records")
@@ -141,8 +143,7 @@ def evaluate(
         "method": config["method"],
         "miou": _json_number(miou),
         "per_class": {
-            name: _json_number(value)
-            for name, value in zip(vocabulary.parse(dataset.classes).classes, iou, strict=True)
+            name: _json_number(value) for name, value in zip(dataset.names, iou, strict=True)
         },
         "num_images": len(ids),
         "seconds": time.monotonic() - start,
