@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from absl import app, flags, logging
@@ -49,48 +50,63 @@ class DatasetFlags:
     label_offset: flags.FlagHolder[int]
     changes: dict[str, flags.FlagHolder]
 
-    def settings(self) -> dict:
+    def settings(self, protocol: datasets.Protocol, name: str | None = None) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items() if name != "changes"}
+        values = {key: flag.value for key, flag in vars(self).items() if key != "changes"}
+        return values | {
+            "dataset": name or self.dataset.value,
+            "protocol": dataclasses.asdict(protocol),
+        }
 
-    def protocol(self, model: "ModelFlags") -> datasets.Protocol:
-        """The dataset's protocol, with the changes of the flags.
+    def protocol(self, model: "ModelFlags", name: str | None = None) -> datasets.Protocol:
+        """The protocol of the dataset, or of that of another name, with the changes of the flags.
 
         Raises:
             ValueError: an unknown dataset, or changes that do not fit it.
         """
         return datasets.protocol(
-            self.dataset.value,
+            name or self.dataset.value,
             short_side=model.short_side.value,
             long_side=model.long_side.value,
             **{name: flag.value for name, flag in self.changes.items()},
         )
 
-    def load(self, protocol: datasets.Protocol) -> datasets.Dataset:
-        """The dataset, run by `protocol`.
+    def load(self, protocol: datasets.Protocol, name: str | None = None) -> datasets.Dataset:
+        """The dataset, or that of another name, run by `protocol`; raises as `load_dataset`."""
+        return load_dataset(self.settings(protocol, name))
 
-        Raises:
-            ValueError: an unknown one, or one whose other flags are missing.
-        """
-        name = self.dataset.value
-        if name != "folder":
-            datasets.benchmark(name)  # an unknown name comes before a missing flag
-            self._require("data_dir")
-            return datasets.load(name, self.data_dir.value, self.split.value, protocol)
-        self._require("images", "labels", "classes")
-        return datasets.load_folder(
-            self.images.value,
-            self.labels.value,
-            self.classes.value,
-            ignore=self.ignore.value,
-            label_offset=self.label_offset.value,
-            protocol=protocol,
-        )
 
-    def _require(self, *names: str) -> None:
-        missing = [f"--{name}" for name in names if getattr(self, name).value is None]
-        if missing:
-            raise ValueError(f"--dataset={self.dataset.value} needs {', '.join(missing)} too")
+def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
+    """The dataset of `DatasetFlags.settings`, whether of flags or from a record of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: an unknown one, one that is not there, or one whose other
+            settings are missing.
+    """
+    name = settings.get("dataset")
+    protocol = datasets.protocol(name)
+    if "protocol" in settings:
+        fields = {field.name for field in dataclasses.fields(protocol) if field.init}
+        protocol = datasets.Protocol(**{key: settings["protocol"][key] for key in fields})
+    if name != "folder":
+        datasets.benchmark(name)  # an unknown name comes before a missing flag
+        _require(settings, "data_dir")
+        return datasets.load(name, settings["data_dir"], settings["split"], protocol)
+    _require(settings, "images", "labels", "classes")
+    return datasets.load_folder(
+        settings["images"],
+        settings["labels"],
+        settings["classes"],
+        ignore=settings["ignore"],
+        label_offset=settings["label_offset"],
+        protocol=protocol,
+    )
+
+
+def _require(settings: Mapping[str, Any], *names: str) -> None:
+    missing = [f"--{name}" for name in names if settings.get(name) is None]
+    if missing:
+        raise ValueError(f"--dataset={settings['dataset']} needs {', '.join(missing)} too")
 
 
 def define_dataset() -> DatasetFlags:

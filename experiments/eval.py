@@ -7,7 +7,6 @@ Leaves results.json, per_image.csv and, if asked for, predictions/<id>.png in th
 run that was cut off goes on where it stopped when it is started again, to the same result.
 """
 
-import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -34,8 +33,7 @@ def main() -> None:
     vocabulary.parse(dataset.classes)  # unusable names show before anything is loaded
     model = _MODEL.load(protocol)
     config = {
-        **_DATASET.settings(),
-        "protocol": dataclasses.asdict(protocol),
+        **_DATASET.settings(protocol),
         "threshold_applied": protocol.threshold(_METHOD.value) is not None,
         "label_coding": dataset.coding,
         "pictures": {"prepared": len(dataset), "official": dataset.official},
