@@ -1,9 +1,6 @@
 """Prepares a benchmark once, from its official files.
 
 python -m experiments.prepare --dataset=ade20k --source=DIR --data_dir=DIR
-
-What is prepared for one of voc21 and voc20, context60 and context59, coco_object and coco_stuff
-serves the other too. A preparation that was cut off goes on when it is started again.
 """
 
 import shlex
