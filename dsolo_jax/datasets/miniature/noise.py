@@ -18,15 +18,15 @@ _BANDS = {
 
 
 @lru_cache
-def _tile(kind: str) -> np.ndarray:
-    """Periodic noise [_SIDE, _SIDE], values spread evenly over 0..1."""
+def _tiles(kind: str, repeats: int) -> np.ndarray:
+    """Periodic noise, values spread evenly over 0..1, side by side: [repeats · _SIDE] · 2."""
     number = list(_BANDS).index(kind)
     spectrum = np.fft.rfft2(np.random.default_rng(number).standard_normal((_SIDE, _SIDE)))
     keep, remove = _BANDS[kind]
     field = np.fft.irfft2(spectrum * (_blur(*keep) - (0 if remove is None else _blur(*remove))))
     even = np.empty(field.size, np.float32)
     even[np.argsort(field, axis=None)] = np.linspace(0, 1, field.size)
-    return even.reshape(field.shape)
+    return np.tile(even.reshape(field.shape), (repeats, repeats))
 
 
 def _blur(down: float, across: float) -> np.ndarray:
@@ -36,7 +36,6 @@ def _blur(down: float, across: float) -> np.ndarray:
 
 
 def noise(rng: np.random.Generator, kind: str, height: int, width: int) -> np.ndarray:
-    """A random cut of a kind of noise, float32 [height, width] in 0..1."""
+    """A random cut of a kind of noise, float32 [height, width] in 0..1, not to be written to."""
     y, x = rng.integers(_SIDE, size=2)
-    rows, columns = (y + np.arange(height)) % _SIDE, (x + np.arange(width)) % _SIDE
-    return _tile(kind)[rows[:, None], columns]
+    return _tiles(kind, 1 + -(-max(height, width) // _SIDE))[y : y + height, x : x + width]

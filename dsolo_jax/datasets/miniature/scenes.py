@@ -7,7 +7,7 @@ import numpy as np
 from dsolo_jax.checks import choose
 from dsolo_jax.datasets.miniature.noise import noise
 from dsolo_jax.datasets.miniature.shapes import distance, fill, tones
-from dsolo_jax.datasets.miniature.textures import texture
+from dsolo_jax.datasets.miniature.textures import paint
 from dsolo_jax.datasets.miniature.words import (
     CLASSES,
     COLOURS,
@@ -27,7 +27,7 @@ SPLITS = ("train", "tune", "validation")
 # Share of the things outside train whose colour or pattern train never shows on them.
 _UNSEEN = 1 / 3
 
-_RADIUS = (17.0, 30.0)  # pixels, at any canvas
+_RADIUS = (19.0, 30.0)  # pixels, at any canvas
 _OUTLINE = 2.2  # pixels
 _TILT = 0.35  # radians either way
 _PLACES = 32  # tried for each thing; one that finds none is left out
@@ -84,11 +84,9 @@ def draw(
     height, width = (size, size) if isinstance(size, int) else size
     count = rng.integers(*stuff, endpoint=True)
     classes = rng.choice(NUM_STUFF, count, replace=False)
-    labels = classes.astype(np.uint8)[_regions(rng, count, height, width)]
-    image = np.empty((height, width, 3), np.float32)
-    for i in classes:
-        here = labels == i
-        image[here] = texture(rng, STUFF[i], height, width)[here]
+    regions = _regions(rng, count, height, width)
+    image = paint(rng, [STUFF[i] for i in classes], regions)
+    labels = classes.astype(np.uint8)[regions]
     items = [Item(int(i)) for i in classes]
     count = rng.integers(*things, endpoint=True)
     places: list[tuple[float, float, float]] = []
@@ -98,14 +96,14 @@ def draw(
             continue
         places.append(place)
         items.append(_item(rng, int(i), split))
-        _paint(rng, image, labels, items[-1], place)
+        _put(rng, image, labels, items[-1], place)
     shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE * labels.size
     items = tuple(item for item in items if shown[item.index])
     return Scene(_photograph(rng, image), labels, items)
 
 
 def _regions(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Number of the region of each pixel: the largest is cut in two along a wavy line till enough."""
+    """Number of the region of each pixel; the largest is cut along a wavy line till they suffice."""
     regions = np.zeros((height, width), np.intp)
     y, x = np.arange(height)[:, None], np.arange(width)[None]
     for new in range(1, count):
@@ -146,9 +144,7 @@ def _item(rng: np.random.Generator, number: int, split: str) -> Item:
     if unseen and by_colour:
         colour = str(rng.choice(UNSEEN_COLOURS[thing]))
     else:
-        colour = _look(
-            rng, FAVOURS[thing].colour, FAVOURED_COLOUR, COLOURS, UNSEEN_COLOURS[thing]
-        )
+        colour = _look(rng, FAVOURS[thing].colour, FAVOURED_COLOUR, COLOURS, UNSEEN_COLOURS[thing])
     if unseen and not by_colour:
         pattern = str(rng.choice(UNSEEN_PATTERNS[thing]))
     else:
@@ -171,7 +167,7 @@ def _look(
     return str(rng.choice([word for word in words if word != favourite and word not in never]))
 
 
-def _paint(
+def _put(
     rng: np.random.Generator,
     image: np.ndarray,
     labels: np.ndarray,

@@ -1,5 +1,6 @@
 """How things look: a silhouette for each class, and patterns and colours to fill it with."""
 
+import re
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -35,6 +36,11 @@ def _polar(radius: Callable[[np.ndarray], np.ndarray], points: int) -> np.ndarra
     return (radius(angles) * np.stack([np.sin(angles), -np.cos(angles)])).T
 
 
+def _polygon(corners: str) -> np.ndarray:
+    """Corners x y x y ... in tenths of the radius."""
+    return np.array(re.findall(r"-?\d+", corners), float).reshape(-1, 2) / 10
+
+
 def _heart() -> np.ndarray:
     t = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     across = 16 * np.sin(t) ** 3
@@ -54,30 +60,20 @@ def _moon() -> np.ndarray:
 # another one is a hole.
 _OUTLINES: dict[str, list[np.ndarray]] = {
     "ball": [_circle(0.92)],
-    "star": [_polar(lambda a: np.where(np.round(a / np.pi * 5) % 2, 0.47, 1.0), 10)],
+    "star": [_polar(lambda a: np.where(np.round(a / np.pi * 5) % 2, 0.45, 1.0), 10)],
     "ring": [_circle(0.98), _circle(0.42)],
-    "cross": [
-        np.array(
-            [(-w, -1), (w, -1), (w, -w), (1, -w), (1, w), (w, w)]
-            + [(w, 1), (-w, 1), (-w, w), (-1, w), (-1, -w), (-w, -w)]
-        )
-        for w in (0.34,)
-    ],
+    "cross": [_polygon("-3-10 3-10 3-3 10-3 10 3 3 3 3 10-3 10-3 3-10 3-10-3-3-3")],
     "moon": [_moon()],
     "heart": [_heart()],
-    "arrow": [
-        np.array(
-            [(1, 0), (0.1, -0.85), (0.1, -0.36), (-1, -0.36), (-1, 0.36), (0.1, 0.36), (0.1, 0.85)]
-        )
-    ],
-    "house": [np.array([(0, -1), (1, -0.12), (0.72, -0.12), (0.72, 0.9), (-0.72, 0.9), (-0.72, -0.12), (-1, -0.12)])],
-    "flower": [_polar(lambda a: 0.72 + 0.28 * np.cos(5 * a), 90)],
+    "arrow": [_polygon("10 0 1-9 1-4-10-4-10 4 1 4 1 9")],
+    "house": [_polygon("0-10 10-1 7-1 7 9-7 9-7-1-10-1")],
+    "flower": [_polar(lambda a: 0.58 + 0.42 * np.abs(np.cos(3 * a)), 96)],
 }
 
 
 @lru_cache
 def _distances(thing: str) -> np.ndarray:
-    """Signed distance to the outline in radii, negative inside; [_CELLS, _CELLS] over the square."""
+    """Signed distance to the outline in radii, negative inside: [_CELLS, _CELLS]."""
     at = np.linspace(-_REACH, _REACH, _CELLS)
     x, y = at[None, :, None], at[:, None, None]
     inside, nearest = np.zeros((_CELLS, _CELLS), bool), np.full((_CELLS, _CELLS), np.inf)
@@ -125,9 +121,7 @@ def _triangle_wave(phase: np.ndarray) -> np.ndarray:
 # Share of the second tone at points x, y, in pixels from the thing's centre.
 _PATTERNS: dict[str, Callable[..., np.ndarray]] = {
     "striped": lambda rng, x, y: _square_wave((x + y) / 15),
-    "dotted": lambda rng, x, y: np.clip(
-        4.2 - np.hypot((x + 6) % 12 - 6, (y + 6) % 12 - 6), 0, 1
-    ),
+    "dotted": lambda rng, x, y: np.clip(4.2 - np.hypot((x + 6) % 12 - 6, (y + 6) % 12 - 6), 0, 1),
     "checkered": lambda rng, x, y: np.abs(_square_wave(x / 14) - _square_wave(y / 14)),
     "plain": lambda rng, x, y: np.zeros_like(x),
     "speckled": lambda rng, x, y: np.clip(6 * noise(rng, "blob", *x.shape) - 3.6, 0, 1),

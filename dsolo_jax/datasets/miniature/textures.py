@@ -78,14 +78,23 @@ def _shades(palette: list[tuple[int, int, int]]) -> np.ndarray:
     return np.stack([np.interp(at, places, c) for c in np.transpose(palette)], -1) / 255
 
 
-_PALETTES = {name: _shades(palette).astype(np.float32) for name, (_, palette) in _TEXTURES.items()}
+_PALETTES = {name: _shades(palette) for name, (_, palette) in _TEXTURES.items()}
 
 
-def texture(rng: np.random.Generator, name: str, height: int, width: int) -> np.ndarray:
-    """A patch of that stuff, float32 [height, width, 3] in 0..1."""
+def paint(rng: np.random.Generator, names: list[str], regions: np.ndarray) -> np.ndarray:
+    """Fills the regions with stuff: float32 [H, W, 3] in 0..1.
+
+    Args:
+        names: of the stuff in each region.
+        regions: number of the region of each pixel [H, W].
+    """
+    height, width = regions.shape
     y, x = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
-    down, across = rng.uniform(0, 100, 2)
-    field = _TEXTURES[name][0](rng, y + down, x + across)
-    shade = np.clip(field * (_SHADES - 1), 0, _SHADES - 1).astype(np.intp)
-    tinted = _PALETTES[name] * rng.uniform(0.9, 1.1, 3)
-    return tinted.astype(np.float32)[shade]
+    shade = np.zeros((height, width), np.float32)
+    for number, name in enumerate(names):
+        down, across = rng.uniform(0, 100, 2).astype(np.float32)
+        field = _TEXTURES[name][0](rng, y + down, x + across)
+        np.copyto(shade, field, where=regions == number, casting="same_kind")
+    palettes = np.stack([_PALETTES[name] * rng.uniform(0.9, 1.1, 3) for name in names])
+    entry = np.clip(shade * (_SHADES - 1), 0, _SHADES - 1).astype(np.intp) + _SHADES * regions
+    return palettes.reshape(-1, 3).astype(np.float32).take(entry, axis=0)
