@@ -32,7 +32,7 @@ _OUTLINE = 2.2  # pixels
 _TILT = 0.35  # radians either way
 _PLACES = 32  # tried for each thing; one that finds none is left out
 _OVERLAP = 0.35  # of the smaller radius, at most
-_VISIBLE = 0.015  # of the canvas: what shows less is not listed as an item
+_VISIBLE = 180  # pixels: what shows fewer is not listed as an item
 
 
 class Item(NamedTuple):
@@ -97,13 +97,13 @@ def draw(
         places.append(place)
         items.append(_item(rng, int(i), split))
         _put(rng, image, labels, items[-1], place)
-    shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE * labels.size
+    shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE
     items = tuple(item for item in items if shown[item.index])
     return Scene(_photograph(rng, image), labels, items)
 
 
 def _regions(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
-    """Number of the region of each pixel; the largest is cut along a wavy line till they suffice."""
+    """Number of the region of each pixel: the largest is cut along a wavy line, again and again."""
     regions = np.zeros((height, width), np.intp)
     y, x = np.arange(height)[:, None], np.arange(width)[None]
     for new in range(1, count):

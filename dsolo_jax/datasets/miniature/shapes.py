@@ -66,7 +66,7 @@ _OUTLINES: dict[str, list[np.ndarray]] = {
     "moon": [_moon()],
     "heart": [_heart()],
     "arrow": [_polygon("10 0 1-9 1-4-10-4-10 4 1 4 1 9")],
-    "house": [_polygon("0-10 10-1 7-1 7 9-7 9-7-1-10-1")],
+    "house": [_polygon("0-10 4-6 4-9 7-9 7-3 9-1 9 9 3 9 3 3-3 3-3 9-9 9-9-1")],
     "flower": [_polar(lambda a: 0.58 + 0.42 * np.abs(np.cos(3 * a)), 96)],
 }
 
