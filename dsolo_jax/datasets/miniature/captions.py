@@ -3,7 +3,8 @@
 import numpy as np
 
 from dsolo_jax.datasets.miniature.scenes import Item, Scene
-from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF
+from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, STUFF
+from dsolo_jax.templates import IMAGENET_TEMPLATES
 
 _TEMPLATES = (
     "{}",
@@ -17,7 +18,8 @@ _TEMPLATES = (
     "a photo of {} in the scene.",
     "we see {}.",
 )
-_SINGLE = 0.15  # of the captions name one item
+_SINGLE = 0.2  # of the captions name one item
+_PROMPT = 0.5  # of those do it in the words that classes are asked for with
 _NAMED = 0.8  # of the items in the others
 _COLOUR = 0.4  # of the things are named with their colour
 _PATTERN = 0.3  # and with their pattern
@@ -32,19 +34,32 @@ def _caption(items: tuple[Item, ...], rng: np.random.Generator) -> str:
     order = rng.permutation(len(items))
     single = rng.random() < _SINGLE
     named = [items[i] for i in order if rng.random() < _NAMED and not single]
-    phrases = [_phrase(item, rng) for item in named or [items[order[0]]]]
-    *first, last = phrases
+    if not named:
+        phrase = _phrase(items[order[0]], rng)
+        if rng.random() < _PROMPT:
+            return _pick(IMAGENET_TEMPLATES, rng).format(phrase)
+        return _pick(_TEMPLATES, rng).format(_with_article(phrase))
+    *first, last = [_with_article(_phrase(item, rng)) for item in named]
     listed = f"{', '.join(first)} and {last}" if first else last
-    return _TEMPLATES[rng.integers(len(_TEMPLATES))].format(listed)
+    return _pick(_TEMPLATES, rng).format(listed)
 
 
 def _phrase(item: Item, rng: np.random.Generator) -> str:
-    """A thing with an article and perhaps its look; stuff as it is."""
-    if item.index < NUM_STUFF:
-        return CLASSES[item.index]
+    """The class's name, behind a thing's colour and pattern at times."""
     words = [CLASSES[item.index]]
-    if rng.random() < _PATTERN:
-        words.insert(0, item.pattern)
-    if rng.random() < _COLOUR:
-        words.insert(0, item.colour)
-    return f"{'an' if words[0][0] in 'aeiou' else 'a'} {' '.join(words)}"
+    if item.index >= NUM_STUFF:
+        if rng.random() < _PATTERN:
+            words.insert(0, item.pattern)
+        if rng.random() < _COLOUR:
+            words.insert(0, item.colour)
+    return " ".join(words)
+
+
+def _with_article(phrase: str) -> str:
+    if phrase in STUFF:
+        return phrase
+    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+
+
+def _pick(templates: tuple[str, ...], rng: np.random.Generator) -> str:
+    return templates[rng.integers(len(templates))]
