@@ -11,6 +11,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.attention import SOURCES
 from dsolo_jax.datasets import miniature
+from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, resolve
 
 
@@ -37,7 +38,7 @@ def define_method() -> flags.FlagHolder[str]:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFlags:
-    """The flags that choose a dataset."""
+    """The flags that choose a dataset, and how it is run: `changes` of its protocol."""
 
     dataset: flags.FlagHolder[str]
     data_dir: flags.FlagHolder[str | None]
@@ -48,24 +49,38 @@ class DatasetFlags:
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
     world_seed: flags.FlagHolder[int]
+    changes: dict[str, flags.FlagHolder]
 
     def settings(self) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items()}
+        return {name: flag.value for name, flag in vars(self).items() if name != "changes"}
 
-    def load(self) -> datasets.Dataset:
-        """The dataset.
+    def protocol(self, model: "ModelFlags") -> datasets.Protocol:
+        """The dataset's protocol, with the changes of the flags.
+
+        Raises:
+            ValueError: an unknown dataset, or changes that do not fit it.
+        """
+        return datasets.protocol(
+            self.dataset.value,
+            short_side=model.short_side.value,
+            long_side=model.long_side.value,
+            **{name: flag.value for name, flag in self.changes.items()},
+        )
+
+    def load(self, protocol: datasets.Protocol) -> datasets.Dataset:
+        """The dataset, run by `protocol`.
 
         Raises:
             ValueError: an unknown one, or one whose other flags are missing.
         """
         name = self.dataset.value
         if name == miniature.NAME:
-            return miniature.load(self.split.value, self.world_seed.value)
+            return miniature.load(self.split.value, self.world_seed.value, protocol=protocol)
         if name != "folder":
             datasets.benchmark(name)  # an unknown name comes before a missing flag
             self._require("data_dir")
-            return datasets.load(name, self.data_dir.value, self.split.value)
+            return datasets.load(name, self.data_dir.value, self.split.value, protocol)
         self._require("images", "labels", "classes")
         return datasets.load_folder(
             self.images.value,
@@ -73,6 +88,7 @@ class DatasetFlags:
             self.classes.value,
             ignore=self.ignore.value,
             label_offset=self.label_offset.value,
+            protocol=protocol,
         )
 
     def _require(self, *names: str) -> None:
@@ -82,7 +98,7 @@ class DatasetFlags:
 
 
 def define_dataset() -> DatasetFlags:
-    names = ", ".join((*datasets.NAMES, miniature.NAME, "folder"))
+    names = ", ".join(datasets.PROTOCOLS)
     return DatasetFlags(
         dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
@@ -99,6 +115,26 @@ def define_dataset() -> DatasetFlags:
         world_seed=flags.DEFINE_integer(
             "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
         ),
+        changes={
+            "vocabulary": flags.DEFINE_enum(
+                "vocabulary", None, list(VOCABULARIES), "Words of the classes; naclip by default."
+            ),
+            "background_words": flags.DEFINE_string(
+                "background_words", None, "Of class 0, separated by ', ', instead of the list's."
+            ),
+            "background_rule": flags.DEFINE_enum(
+                "background_rule", None, list(BACKGROUND_RULES), "What makes a pixel background."
+            ),
+            "probability_threshold": flags.DEFINE_float(
+                "probability_threshold", None, "Below it a pixel is background."
+            ),
+            "logit_scale": flags.DEFINE_float(
+                "logit_scale", None, "Of the probabilities' softmax.", lower_bound=1e-3
+            ),
+            "reduce_zero_label": flags.DEFINE_bool(
+                "reduce_zero_label", None, "Stored 0 does not count; the others move down."
+            ),
+        },
     )
 
 
@@ -119,7 +155,7 @@ class ModelFlags:
     timestep: flags.FlagHolder[int]
     grid: flags.FlagHolder[int | None]
     short_side: flags.FlagHolder[int | None]
-    long_side: flags.FlagHolder[int]
+    long_side: flags.FlagHolder[int | None]
     dtype: flags.FlagHolder[str]
     readings: flags.FlagHolder[str | None]
     fields: dict[str, flags.FlagHolder]
@@ -131,9 +167,11 @@ class ModelFlags:
             self.dataset and self.dataset.dataset.value, _PRESET
         )
 
-    def load(self) -> dsolo.Model:
-        """The model, with the readings of the flags."""
-        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset_name].readings)
+    def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
+        """The model, with the readings of the flags; pictures are sized as the flags, the preset or
+        else the protocol say."""
+        preset = pipeline.PRESETS[self.preset_name]
+        bundle = resolve(self.readings.value or preset.readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
@@ -151,8 +189,8 @@ class ModelFlags:
             attention_size=self.attention_size.value,
             timestep=self.timestep.value,
             grid=self.grid.value,
-            short_side=self.short_side.value,
-            long_side=self.long_side.value,
+            short_side=self.short_side.value or preset.short_side or protocol.short_side,
+            long_side=self.long_side.value or protocol.long_side,
         )
 
     def settings(self, model: dsolo.Model) -> dict:
@@ -218,9 +256,14 @@ def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
             lower_bound=1,
         ),
         short_side=flags.DEFINE_integer(
-            "short_side", None, "In CLIP, pixels; the preset's by default.", lower_bound=1
+            "short_side",
+            None,
+            "In CLIP, pixels; the preset's, the benchmark's, or 336.",
+            lower_bound=1,
         ),
-        long_side=flags.DEFINE_integer("long_side", 2048, "Cap, pixels.", lower_bound=1),
+        long_side=flags.DEFINE_integer(
+            "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1
+        ),
         dtype=flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders."),
         readings=flags.DEFINE_enum("readings", None, list(BUNDLES), "Instead of the preset's."),
         fields={field.name: _define_reading(field) for field in dataclasses.fields(Readings)},

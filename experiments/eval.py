@@ -9,6 +9,7 @@ truth and prediction) and predictions/<id>.png in the output folder. A run that 
 where it stopped when it is started again, to the same result.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -37,11 +38,16 @@ def main() -> None:
     output_dir = Path(
         _OUTPUT_DIR.value or f"outputs/{_DATASET.dataset.value}_{_METHOD.value}"
     ).expanduser()
-    dataset = _DATASET.load()
+    protocol = _DATASET.protocol(_MODEL)
+    dataset = _DATASET.load(protocol)
     vocabulary.parse(dataset.classes)  # unusable names show before anything is loaded
-    model = _MODEL.load()
+    model = _MODEL.load(protocol)
     config = {
         **_DATASET.settings(),
+        "protocol": dataclasses.asdict(protocol),
+        "threshold_applied": protocol.threshold(_METHOD.value) is not None,
+        "label_coding": dataset.coding,
+        "pictures": {"prepared": len(dataset), "official": dataset.official},
         "limit": _LIMIT.value,
         "method": _METHOD.value,
         "save_predictions": _SAVE_PREDICTIONS.value,

@@ -64,14 +64,16 @@ def predictions(
     *,
     method: str,
     batch_size: int,
-    watch: Callable[..., None],
+    watch: Callable[..., None] = lambda stage, value=None: None,
 ) -> Iterator[Prediction]:
     """Predictions of the examples at `indices`, in order."""
-    words = vocabulary.parse(dataset.classes)
+    words, threshold = vocabulary.parse(dataset.classes), dataset.protocol.threshold(method)
     for batch in batches(model, dataset, indices, batch_size):
         watch("reading")
         pictures = [example.picture for example in batch]
-        results = dsolo.segment_batch(model, pictures, words, method, watch=watch)
+        results = dsolo.segment_batch(
+            model, pictures, words, method, watch=watch, threshold=threshold
+        )
         for example, result in zip(batch, results, strict=True):
             counted = confusions(result.labels, example, dataset)
             yield Prediction(example.id, result.labels, counted)
@@ -170,8 +172,7 @@ def evaluate(
         "method": config["method"],
         "miou": _json_number(miou),
         "per_class": {
-            name: _json_number(value)
-            for name, value in zip(vocabulary.parse(dataset.classes).classes, iou, strict=True)
+            name: _json_number(value) for name, value in zip(dataset.names, iou, strict=True)
         },
         **{f"miou_{name}": _json_number(subset_miou(totals[name])) for name in dataset.subsets},
         "num_images": len(ids),

@@ -7,7 +7,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, images, vocabulary
+from dsolo_jax import datasets, images
+from experiments.evaluation import predictions
 
 _SIDE = 168  # of a picture's square, pixels
 _GAP = 8
@@ -18,12 +19,13 @@ _EXAMPLES_A_ROW = 2
 
 def panel(model: dsolo.Model, dataset: datasets.Dataset, count: int, method: str) -> Image.Image:
     """The first pictures of a dataset, segmented."""
-    words = vocabulary.parse(dataset.classes)
-    triples = []
-    for example in map(dataset.__getitem__, range(count)):
-        result = dsolo.segment(model, example["image"], words, method)
-        triples.append((example["image"], example["labels"], result.labels))
-    return draw_panel(triples, words.classes)
+    run = predictions(model, dataset, list(range(count)), method=method, batch_size=1)
+    examples = map(dataset.__getitem__, range(count))
+    triples = [
+        (example["image"], example["labels"], prediction.labels)
+        for example, prediction in zip(examples, run, strict=True)
+    ]
+    return draw_panel(triples, dataset.names)
 
 
 def draw_panel(

@@ -9,6 +9,7 @@ from dsolo_jax.checks import choose
 from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Scene, draw
 from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, THINGS
+from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
 
 NAME = "miniature"
 
@@ -28,7 +29,13 @@ SUBSETS = {
 }
 
 
-def load(split: str = "validation", seed: int = 0, size: int | tuple[int, int] = 112) -> Dataset:
+def load(
+    split: str = "validation",
+    seed: int = 0,
+    size: int | tuple[int, int] = 112,
+    *,
+    protocol: Protocol = PROTOCOLS[NAME],
+) -> Dataset:
     """A split of the world of that seed.
 
     Labels of train are ignored throughout: whoever learns there has the captions alone.
@@ -48,11 +55,13 @@ def load(split: str = "validation", seed: int = 0, size: int | tuple[int, int] =
 
     return Dataset(
         name=NAME,
+        names=CLASSES,
         classes=CLASSES,
         ids=tuple(f"{split}_{index:05d}" for index in range(COUNTS[split])),
         label_table=_LABEL_TABLE,
         encoded=encoded,
         hint="the world draws no such label",
+        protocol=protocol,
         subsets=SUBSETS,
     )
 
