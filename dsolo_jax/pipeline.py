@@ -25,7 +25,7 @@ from dsolo_jax.checks import choose
 from dsolo_jax.clip import ClipConfig, encode_patches, load_tokenizer, patchify
 from dsolo_jax.clip import load as load_clip
 from dsolo_jax.readings import METHODS, Readings, discrepancy, resolve
-from dsolo_jax.vocabulary import Vocabulary
+from dsolo_jax.vocabulary import BackgroundThreshold, Decision, Vocabulary
 
 # Mean over these blocks of CLIP's image tower is the graph, if CLIP is the attention source. The
 # first block served best where it was measured (a toy world, not real weights: BUILD_NOTES).
@@ -253,6 +253,7 @@ def segment_batch(
     readings: str | Readings | None = None,
     return_scores: bool = False,
     watch: Callable[[str, Any], None] = lambda stage, value: None,
+    threshold: BackgroundThreshold | None = None,
 ) -> list[Result]:
     """`segment` of several pictures of any shapes, each made ready by `prepare`.
 
@@ -260,12 +261,14 @@ def segment_batch(
     together, padded; a picture's result is the same alone, in a batch, or in a larger bucket.
 
     Args:
+        threshold: below which class 0 wins, see `decision`.
         watch: called with the name and the value of each stage as it ends: "graph", "CLIP",
             "solver", "pixels". A value may still be on its way: `jax.block_until_ready` waits.
     """
     choose("method", method, METHODS)
     readings = model.readings if readings is None else resolve(readings)
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
+    solved, decide = decision(words, method, threshold)
     results: dict[int, Result] = {}
     for members in buckets([len(picture.patches) for picture in pictures]):
         batch = [pictures[i] for i in members]
@@ -273,10 +276,10 @@ def segment_batch(
         watch("graph", attention)
         encoded = encode(model, batch, words, readings.start, attention)
         watch("CLIP", encoded)
-        scores = solve(encoded, words, method, readings)
+        scores = solve(encoded, solved, method, readings)
         watch("solver", scores)
         for i, picture, scores_ in zip(members, batch, scores, strict=False):
-            results[i] = to_pixels(picture, scores_, readings, return_scores)
+            results[i] = to_pixels(picture, scores_, readings, return_scores, decide)
             watch("pixels", results[i])
     return [results[i] for i in range(len(pictures))]
 
@@ -375,6 +378,25 @@ def _on_every_device(arrays: Any, mesh: Mesh | None, *, split: bool = False) -> 
         return arrays
     axes = mesh.axis_names if split else ()
     return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(*axes)))
+
+
+def decision(
+    words: Vocabulary, method: str, threshold: BackgroundThreshold | None
+) -> tuple[Vocabulary, Decision | None]:
+    """What `solve` scores, and what `to_pixels` makes of its scores, under a threshold.
+
+    The logits stay those of queries up to the pixels, as the probabilities are over all of them.
+    The other methods give scores of classes, and a threshold is taken of these as if they were
+    logits.
+    """
+    if threshold is None:
+        return words, None
+    if method == "logits":
+        return vocabulary.unfolded(words), Decision(
+            words.query_class, len(words.classes), threshold
+        )
+    classes = len(words.classes)
+    return words, Decision(tuple(range(classes)), classes, threshold)
 
 
 def embed_classes(model: Model, words: Vocabulary) -> Float[Array, "Q D"]:
@@ -508,6 +530,7 @@ def to_pixels(
     scores: Float[Array, "C r r"],
     readings: Readings,
     return_scores: bool = False,
+    decide: Decision | None = None,
 ) -> Result:
     """Scores to the picture's own size, strip by strip: one program serves every size."""
     options = _upsampling(readings)
@@ -515,15 +538,18 @@ def to_pixels(
     height, width = picture.pixels.shape[:2]
     length = refine.strip_length((height, width), scores.shape, **cutting, of_scores=return_scores)
     labels = np.empty((height, width), np.int32)
-    upsampled = np.empty((len(scores), height, width), np.float32) if return_scores else None
+    classes = len(scores) if decide is None else decide.num_classes
+    upsampled = np.empty((classes, height, width), np.float32) if return_scores else None
     for rows, strip in refine.strips(picture.pixels, scores.shape, length=length, **cutting):
         pixels = (rows.stop - rows.start) * width
         if return_scores:
             found = np.asarray(refine.strip_scores(scores, strip, **options))[:, :pixels]
-            upsampled[:, rows] = found.reshape(len(scores), -1, width)
+            found = found if decide is None else np.asarray(decide(found))
+            upsampled[:, rows] = found.reshape(classes, -1, width)
             labels[rows] = upsampled[:, rows].argmax(axis=0)
         else:
-            found = np.asarray(refine.strip_labels(scores, strip, **options))[:pixels]
+            found = refine.strip_labels(scores, strip, **options, decide=decide)
+            found = np.asarray(found)[:pixels]
             labels[rows] = found.reshape(-1, width)
     return Result(labels, upsampled)
 
@@ -537,6 +563,7 @@ def compare(
     *,
     ignore: int,
     keep_labels: bool,
+    decide: Decision | None = None,
 ) -> tuple[Int[Array, "D C C"], list[Int[np.ndarray, "H W"]]]:
     """`to_pixels` of at most one picture on each device of a `spread` model, held to the truths.
 
@@ -552,10 +579,10 @@ def compare(
     cut = [refine.strips(p.pixels, shape, length=length, **cutting) for p in pictures]
     cut += [iter(())] * (devices - len(pictures))
     nothing = slice(0), refine.idle_strip(shape, length)
-    program = _program(_compare, model.mesh, 0, ignore=ignore, **options)
-    total = _on_every_device(
-        np.zeros((devices, shape[0], shape[0]), np.int32), model.mesh, split=True
-    )
+    classes = shape[0] if decide is None else decide.num_classes
+    program = _program(_compare, model.mesh, 0, ignore=ignore, decide=decide, **options)
+    zeros = np.zeros((devices, classes, classes), np.int32)
+    total = _on_every_device(zeros, model.mesh, split=True)
     labels = [np.empty(size, np.int32) for size in sizes] if keep_labels else []
     for turn in itertools.zip_longest(*cut, fillvalue=nothing):
         strips = jax.tree.map(lambda *parts: np.stack(parts), *(strip for _, strip in turn))
@@ -580,7 +607,7 @@ def _compare(
     **options: Any,
 ) -> tuple[Int[Array, "1 L"], Int[Array, "1 C C"]]:
     labels = refine.strip_labels(scores[0], jax.tree.map(lambda x: x[0], strip), **options)
-    counts = metrics.confusion_matrix(labels, truth[0], scores.shape[1], ignore)
+    counts = metrics.confusion_matrix(labels, truth[0], total.shape[1], ignore)
     return labels[None], total + counts
 
 

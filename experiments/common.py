@@ -11,6 +11,7 @@ from absl import app, flags, logging
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.attention import SOURCES
+from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, resolve
 
 
@@ -37,7 +38,7 @@ def define_method() -> flags.FlagHolder[str]:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFlags:
-    """The flags that choose a dataset."""
+    """The flags that choose a dataset, and how it is run: `changes` of its protocol."""
 
     dataset: flags.FlagHolder[str]
     data_dir: flags.FlagHolder[str | None]
@@ -47,14 +48,28 @@ class DatasetFlags:
     classes: flags.FlagHolder[str | None]
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
+    changes: dict[str, flags.FlagHolder]
 
     def settings(self) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items()}
+        return {name: flag.value for name, flag in vars(self).items() if name != "changes"}
 
-    def load(self) -> datasets.Dataset:
-        """The dataset; raises as `load_dataset`."""
-        return load_dataset(self.settings())
+    def protocol(self, model: "ModelFlags") -> datasets.Protocol:
+        """The dataset's protocol, with the changes of the flags.
+
+        Raises:
+            ValueError: an unknown dataset, or changes that do not fit it.
+        """
+        return datasets.protocol(
+            self.dataset.value,
+            short_side=model.short_side.value,
+            long_side=model.long_side.value,
+            **{name: flag.value for name, flag in self.changes.items()},
+        )
+
+    def load(self, protocol: datasets.Protocol) -> datasets.Dataset:
+        """The dataset, run by `protocol`; raises as `load_dataset`."""
+        return load_dataset({**self.settings(), "protocol": dataclasses.asdict(protocol)})
 
 
 def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
@@ -65,10 +80,13 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
             settings are missing.
     """
     name = settings.get("dataset")
+    fields = {f.name for f in dataclasses.fields(datasets.Protocol) if f.init}
+    recorded = settings.get("protocol", {})
+    protocol = datasets.protocol(name, **{k: v for k, v in recorded.items() if k in fields})
     if name != "folder":
         datasets.benchmark(name)  # an unknown name comes before a missing flag
         _require(settings, "data_dir")
-        return datasets.load(name, settings["data_dir"], settings["split"])
+        return datasets.load(name, settings["data_dir"], settings["split"], protocol)
     _require(settings, "images", "labels", "classes")
     return datasets.load_folder(
         settings["images"],
@@ -76,6 +94,7 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
         settings["classes"],
         ignore=settings["ignore"],
         label_offset=settings["label_offset"],
+        protocol=protocol,
     )
 
 
@@ -100,6 +119,26 @@ def define_dataset() -> DatasetFlags:
         label_offset=flags.DEFINE_integer(
             "label_offset", 0, "folder: added to stored values; below 0 they do not count."
         ),
+        changes={
+            "vocabulary": flags.DEFINE_enum(
+                "vocabulary", None, list(VOCABULARIES), "Words of the classes; naclip by default."
+            ),
+            "background_words": flags.DEFINE_string(
+                "background_words", None, "Of class 0, separated by ', ', instead of the list's."
+            ),
+            "background_rule": flags.DEFINE_enum(
+                "background_rule", None, list(BACKGROUND_RULES), "What makes a pixel background."
+            ),
+            "probability_threshold": flags.DEFINE_float(
+                "probability_threshold", None, "Below it a pixel is background."
+            ),
+            "logit_scale": flags.DEFINE_float(
+                "logit_scale", None, "Of the probabilities' softmax.", lower_bound=1e-3
+            ),
+            "reduce_zero_label": flags.DEFINE_bool(
+                "reduce_zero_label", None, "Stored 0 does not count; the others move down."
+            ),
+        },
     )
 
 
@@ -115,14 +154,15 @@ class ModelFlags:
     attention_size: flags.FlagHolder[int | None]
     timestep: flags.FlagHolder[int]
     grid: flags.FlagHolder[int | None]
-    short_side: flags.FlagHolder[int]
-    long_side: flags.FlagHolder[int]
+    short_side: flags.FlagHolder[int | None]
+    long_side: flags.FlagHolder[int | None]
     dtype: flags.FlagHolder[str]
     readings: flags.FlagHolder[str | None]
     fields: dict[str, flags.FlagHolder]
 
-    def load(self) -> dsolo.Model:
-        """The model, with the readings of the flags."""
+    def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
+        """The model, with the readings of the flags; pictures are sized as the flags or else the
+        protocol say."""
         bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset.value].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         try:
@@ -141,8 +181,8 @@ class ModelFlags:
             attention_size=self.attention_size.value,
             timestep=self.timestep.value,
             grid=self.grid.value,
-            short_side=self.short_side.value,
-            long_side=self.long_side.value,
+            short_side=self.short_side.value or protocol.short_side,
+            long_side=self.long_side.value or protocol.long_side,
         )
 
     def settings(self, model: dsolo.Model) -> dict:
@@ -197,8 +237,12 @@ def define_model() -> ModelFlags:
             "Side of the solver's grid; the source's own by default, 32 for CLIP.",
             lower_bound=1,
         ),
-        short_side=flags.DEFINE_integer("short_side", 336, "In CLIP, pixels.", lower_bound=1),
-        long_side=flags.DEFINE_integer("long_side", 2048, "Cap, pixels.", lower_bound=1),
+        short_side=flags.DEFINE_integer(
+            "short_side", None, "In CLIP, pixels; the benchmark's, or 336.", lower_bound=1
+        ),
+        long_side=flags.DEFINE_integer(
+            "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1
+        ),
         dtype=flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders."),
         readings=flags.DEFINE_enum("readings", None, list(BUNDLES), "Instead of the preset's."),
         fields={field.name: _define_reading(field) for field in dataclasses.fields(Readings)},

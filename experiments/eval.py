@@ -7,6 +7,7 @@ Leaves results.json, per_image.csv and, if asked for, predictions/<id>.png in th
 run that was cut off goes on where it stopped when it is started again, to the same result.
 """
 
+import dataclasses
 from pathlib import Path
 
 from absl import flags
@@ -28,11 +29,16 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew in a folder that 
 
 def main() -> None:
     output_dir = Path(_OUTPUT_DIR.value or f"outputs/{_DATASET.dataset.value}_{_METHOD.value}")
-    dataset = _DATASET.load()
+    protocol = _DATASET.protocol(_MODEL)
+    dataset = _DATASET.load(protocol)
     vocabulary.parse(dataset.classes)  # unusable names show before anything is loaded
-    model = _MODEL.load()
+    model = _MODEL.load(protocol)
     config = {
         **_DATASET.settings(),
+        "protocol": dataclasses.asdict(protocol),
+        "threshold_applied": protocol.threshold(_METHOD.value) is not None,
+        "label_coding": dataset.coding,
+        "pictures": {"prepared": len(dataset), "official": dataset.official},
         "limit": _LIMIT.value,
         "method": _METHOD.value,
         "save_predictions": _SAVE_PREDICTIONS.value,

@@ -84,7 +84,7 @@ def predictions(
     for example in chain(datasets.examples(dataset, indices, transform=_ready(model)), [None]):
         watch("reading")
         if example is None:  # the last ones
-            groups = list(waiting.values())
+            groups = [group for group in waiting.values() if group]
         else:
             group = waiting.setdefault(pipeline.bucket(len(example.picture.patches)), [])
             group.append(example)
@@ -114,7 +114,8 @@ def _run(
     watch("graph", graph)
     encoded = pipeline.encode(model, pictures, words, readings.start, graph)
     watch("CLIP", encoded)
-    scores = pipeline.solve(encoded, words, method, readings, model.mesh)
+    solved, decide = pipeline.decision(words, method, dataset.protocol.threshold(method))
+    scores = pipeline.solve(encoded, solved, method, readings, model.mesh)
     watch("solver", scores)
     matrices, labels = pipeline.compare(
         model,
@@ -124,6 +125,7 @@ def _run(
         readings,
         ignore=dataset.ignore,
         keep_labels=keep_labels,
+        decide=decide,
     )
     watch("pixels", matrices)
     return matrices, labels
@@ -212,8 +214,7 @@ def evaluate(
         "method": config["method"],
         "miou": _json_number(miou),
         "per_class": {
-            name: _json_number(value)
-            for name, value in zip(vocabulary.parse(dataset.classes).classes, iou, strict=True)
+            name: _json_number(value) for name, value in zip(dataset.names, iou, strict=True)
         },
         "num_images": len(ids),
         "seconds": time.monotonic() - start,

@@ -26,11 +26,12 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")
 
 
 def main() -> None:
-    dataset = _DATASET.load()
+    protocol = _DATASET.protocol(_MODEL)
+    dataset = _DATASET.load(protocol)
     variants = {
         name: ladder.variant(name) for name in map(str.strip, _VARIANTS.value.split(";")) if name
     }
-    model = _MODEL.load()
+    model = _MODEL.load(protocol)
     count = min(_LIMIT.value, len(dataset))
     miou, uprightness = ladder.measure(
         model, dataset, count, variants, batch_size=_BATCH_SIZE.value

@@ -31,6 +31,9 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from dsolo_jax.checks import choose
 
+# Scores of a pixel to those that the argmax is taken of.
+Decide = Callable[[Float[Array, "C ..."]], Float[Array, "K ..."]]
+
 _STATIC = ("spatial_sigma", "range_sigma", "form")
 
 # Pixels of a tile: the narrowest product that fills XLA's vectors on CPU; the fewer, the less work
@@ -91,7 +94,7 @@ def joint_bilateral_upsample(
     return _whole(_all_scores, scores, guide, size, *options)
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "decide"))
 def upsample_labels(
     scores: Float[Array, "C h w"],
     guide: UInt8[Array, "Hb Wb 3"],
@@ -100,15 +103,19 @@ def upsample_labels(
     spatial_sigma: float = 1.0,
     range_sigma: float = 0.1,
     form: str = "kopf",
+    decide: Decide | None = None,
 ) -> Int[Array, "Hb Wb"]:
     """The class with the largest upsampled score in every pixel, the first one on a tie.
 
     The argmax over classes of `joint_bilateral_upsample` (same arguments, same errors), taken block
     by block: the [C, H, W] scores are never held. `strips` and `strip_labels` do the same for
     pictures of any size with one program.
+
+    Args:
+        decide: the upsampled scores to those that the argmax is taken of, pixel by pixel; hashable.
     """
     options = _options(scores, guide, spatial_sigma, range_sigma, form)
-    return _whole(_winner, scores, guide, size, *options)[0]
+    return _whole(_winner(decide), scores, guide, size, *options)[0]
 
 
 # ------------------------------------------------------------------------------- strips
@@ -123,9 +130,8 @@ class Strip(NamedTuple):
 
     pixels: UInt8[np.ndarray, "L 3"]  # in raster order, whatever comes behind them is padding
     patches: UInt8[np.ndarray, "h w 3"]  # at the pixels that hold the patches' centres
-    place: Int[
-        np.ndarray, "6"
-    ]  # H, W, first pixel row held, first wanted, groups of cells from, to
+    # H, W, the first pixel row held, the first wanted, groups of cells from and to
+    place: Int[np.ndarray, "6"]
 
 
 class _Cut(NamedTuple):
@@ -212,7 +218,7 @@ def idle_strip(shape: tuple[int, int, int], length: int) -> Strip:
     return Strip(np.zeros((length, 3), np.uint8), patches, np.array([1, 1, 0, 0, 0, 0], np.int32))
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "decide"))
 def strip_labels(
     scores: Float[Array, "C h w"],
     strip: Strip,
@@ -220,9 +226,10 @@ def strip_labels(
     spatial_sigma: float = 1.0,
     range_sigma: float = 0.1,
     form: str = "kopf",
+    decide: Decide | None = None,
 ) -> Int[Array, "L"]:
     """`upsample_labels` of a strip's rows, in raster order; behind them anything."""
-    return _of_strip(_winner, scores, strip, spatial_sigma, range_sigma, form)[0]
+    return _of_strip(_winner(decide), scores, strip, spatial_sigma, range_sigma, form)[0]
 
 
 @functools.partial(jax.jit, static_argnames=_STATIC)
@@ -469,8 +476,12 @@ def _all_scores(scores: Float[Array, "n C P"]) -> Float[Array, "n C P"]:
     return scores
 
 
-def _winner(scores: Float[Array, "n C P"]) -> Int[Array, "n 1 P"]:
-    return jnp.argmax(scores, axis=1, keepdims=True).astype(jnp.int32)
+def _winner(decide: Decide | None) -> Callable[[Float[Array, "n C P"]], Int[Array, "n 1 P"]]:
+    def winner(scores: Float[Array, "n C P"]) -> Int[Array, "n 1 P"]:
+        decided = scores if decide is None else jax.vmap(decide)(scores)
+        return jnp.argmax(decided, axis=1, keepdims=True).astype(jnp.int32)
+
+    return winner
 
 
 def _extents(n, N):
