@@ -49,11 +49,12 @@ PRESETS = {
     for name, attention, readings in (
         ("dslo", "sd2", "robust"),
         ("paper", "sd2", "paper"),
-        # The paper's method with the sources of its ablation.
+        # The paper's method with the sources of its ablation, and with ours.
         ("sd1", "sd1", "robust"),
         ("dino", "dino", "robust"),
         ("dinov2", "dinov2", "robust"),
         ("clip", "clip", "robust"),
+        ("appearance", "appearance", "robust"),
     )
     for size, clip in _CLIPS.items()
 }
@@ -121,11 +122,13 @@ def load(
         preset: one of `PRESETS`.
         clip: a hub id or a local folder in transformers' layout, instead of the preset's.
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
-            "dinov2", a hub id or a local folder of such a checkpoint, or "clip", CLIP's own maps.
+            "dinov2", a hub id or a local folder of such a checkpoint, "clip", CLIP's own maps, or
+            "appearance", colour and texture alone.
         dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
         readings: "robust", "paper" or a `Readings`, instead of the preset's.
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
-            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP.
+            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
+            cues of appearance.
         attention_size: side of the square the source sees, pixels, about 512 if None: 512 gives
             Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
         timestep: of Stable Diffusion's one step.
