@@ -35,11 +35,14 @@ _MATRICES = 4
 
 
 class Preset(NamedTuple):
-    """What `load` takes from the hub, and the readings the model goes by."""
+    """Where the weights come from, the readings the model goes by, and its sizes, see `load`."""
 
     clip: str
     attention: str
     readings: str
+    short_side: int = 336
+    grid: int | None = None
+    attention_size: int | None = None
 
 
 _CLIPS = {"b16": "openai/clip-vit-base-patch16", "l14": "openai/clip-vit-large-patch14"}
@@ -58,6 +61,8 @@ PRESETS = {
     )
     for size, clip in _CLIPS.items()
 }
+# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone.
+PRESETS["miniature"] = Preset("miniature", "clip", "robust", short_side=112, grid=28)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,14 +118,15 @@ def load(
     attention_size: int | None = None,
     timestep: float = 100,
     grid: int | None = None,
-    short_side: int = 336,
+    short_side: int | None = None,
     long_side: int = 2048,
 ) -> Model:
     """Loads the weights a preset names, and turns JAX's persistent compilation cache on.
 
     Args:
         preset: one of `PRESETS`.
-        clip: a hub id or a local folder in transformers' layout, instead of the preset's.
+        clip: a hub id, a local folder in transformers' layout, or "miniature", instead of the
+            preset's.
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
             "dinov2", a hub id or a local folder of such a checkpoint, "clip", CLIP's own maps, or
             "appearance", colour and texture alone.
@@ -129,11 +135,11 @@ def load(
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
             None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
             cues of appearance.
-        attention_size: side of the square the source sees, pixels, about 512 if None: 512 gives
-            Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
+        attention_size: side of the square the source sees, pixels; the preset's, or about 512, if
+            None: 512 gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
         timestep: of Stable Diffusion's one step.
-        grid: side of the solver's grid; the source's own if None, 32 if that is CLIP.
-        short_side, long_side: see `Model`.
+        grid: side of the solver's grid; the preset's, or the source's own, if None; 32 for CLIP.
+        short_side, long_side: see `Model`; the preset's short side, 336 mostly, if None.
 
     Raises:
         ValueError: unknown preset, source or layer; a checkpoint that does not fit; a grid that
@@ -144,6 +150,7 @@ def load(
     name = chosen.attention if attention is None else os.fspath(attention)
     if grid is not None and grid < 1:
         raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
+    grid = chosen.grid if grid is None else grid
     cache.keep_compilations()
     source = None
     if name != "clip":
@@ -152,7 +159,7 @@ def load(
             dtype,
             layers=attention_layers,
             weights=attention_weights,
-            size=attention_size,
+            size=chosen.attention_size if attention_size is None else attention_size,
             timestep=timestep,
         )
         attention_layers, grid = source.layers, source.grid if grid is None else grid
@@ -178,7 +185,7 @@ def load(
         readings=resolve(chosen.readings if readings is None else readings),
         source=source,
         grid=grid or _CLIP_GRID,
-        short_side=short_side,
+        short_side=chosen.short_side if short_side is None else short_side,
         long_side=long_side,
     )
 

@@ -10,6 +10,7 @@ from absl import app, flags, logging
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.attention import SOURCES
+from dsolo_jax.datasets import miniature
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, resolve
 
 
@@ -46,6 +47,7 @@ class DatasetFlags:
     classes: flags.FlagHolder[str | None]
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
+    world_seed: flags.FlagHolder[int]
 
     def settings(self) -> dict:
         """What decides the pictures and labels, for a record of a run."""
@@ -58,6 +60,8 @@ class DatasetFlags:
             ValueError: an unknown one, or one whose other flags are missing.
         """
         name = self.dataset.value
+        if name == miniature.NAME:
+            return miniature.load(self.split.value, self.world_seed.value)
         if name != "folder":
             datasets.benchmark(name)  # an unknown name comes before a missing flag
             self._require("data_dir")
@@ -78,7 +82,7 @@ class DatasetFlags:
 
 
 def define_dataset() -> DatasetFlags:
-    names = ", ".join((*datasets.NAMES, "folder"))
+    names = ", ".join((*datasets.NAMES, miniature.NAME, "folder"))
     return DatasetFlags(
         dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
@@ -92,14 +96,21 @@ def define_dataset() -> DatasetFlags:
         label_offset=flags.DEFINE_integer(
             "label_offset", 0, "folder: added to stored values; below 0 they do not count."
         ),
+        world_seed=flags.DEFINE_integer(
+            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
+        ),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFlags:
-    """The flags that choose a model; `fields` are those of `Readings`."""
+    """The flags that choose a model; `fields` are those of `Readings`.
 
-    preset: flags.FlagHolder[str]
+    dataset: what it is for; the preset that is taken if none is named depends on it.
+    """
+
+    dataset: DatasetFlags | None
+    preset: flags.FlagHolder[str | None]
     clip: flags.FlagHolder[str | None]
     attention: flags.FlagHolder[str | None]
     layers: flags.FlagHolder[list[str] | None]
@@ -107,15 +118,22 @@ class ModelFlags:
     attention_size: flags.FlagHolder[int | None]
     timestep: flags.FlagHolder[int]
     grid: flags.FlagHolder[int | None]
-    short_side: flags.FlagHolder[int]
+    short_side: flags.FlagHolder[int | None]
     long_side: flags.FlagHolder[int]
     dtype: flags.FlagHolder[str]
     readings: flags.FlagHolder[str | None]
     fields: dict[str, flags.FlagHolder]
 
+    @property
+    def preset_name(self) -> str:
+        """The preset of the flag, or of the dataset."""
+        return self.preset.value or _PRESET_OF.get(
+            self.dataset and self.dataset.dataset.value, _PRESET
+        )
+
     def load(self) -> dsolo.Model:
         """The model, with the readings of the flags."""
-        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset.value].readings)
+        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset_name].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
@@ -123,7 +141,7 @@ class ModelFlags:
             found = ",".join(self.layer_weights.value)
             raise ValueError(f"--layer_weights is {found}; wanted numbers, such as 1,2") from None
         return dsolo.load(
-            self.preset.value,
+            self.preset_name,
             clip=self.clip.value,
             attention=self.attention.value,
             dtype=jnp.dtype(self.dtype.value),
@@ -140,8 +158,8 @@ class ModelFlags:
     def settings(self, model: dsolo.Model) -> dict:
         """What of the model decides its results, for a record of a run."""
         return {
-            "preset": self.preset.value,
-            "clip": self.clip.value or pipeline.PRESETS[self.preset.value].clip,
+            "preset": self.preset_name,
+            "clip": self.clip.value or pipeline.PRESETS[self.preset_name].clip,
             "attention": model.attention,
             "layers": list(model.attention_layers),
             "layer_weights": self.layer_weights.value,
@@ -155,12 +173,22 @@ class ModelFlags:
         }
 
 
-def define_model() -> ModelFlags:
+_PRESET = "dslo_b16"
+_PRESET_OF = {miniature.NAME: "miniature"}
+
+
+def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
     return ModelFlags(
+        dataset=dataset,
         preset=flags.DEFINE_enum(
-            "preset", "dslo_b16", list(pipeline.PRESETS), "Weights, readings."
+            "preset",
+            None,
+            list(pipeline.PRESETS),
+            f"Weights, readings, sizes; {_PRESET} by default, for miniature that of its name.",
         ),
-        clip=flags.DEFINE_string("clip", None, "Hub id or folder, instead of the preset's CLIP."),
+        clip=flags.DEFINE_string(
+            "clip", None, "Hub id, folder or 'miniature', instead of the preset's CLIP."
+        ),
         attention=flags.DEFINE_string(
             "attention",
             None,
@@ -189,7 +217,9 @@ def define_model() -> ModelFlags:
             "Side of the solver's grid; the source's own by default, 32 for CLIP.",
             lower_bound=1,
         ),
-        short_side=flags.DEFINE_integer("short_side", 336, "In CLIP, pixels.", lower_bound=1),
+        short_side=flags.DEFINE_integer(
+            "short_side", None, "In CLIP, pixels; the preset's by default.", lower_bound=1
+        ),
         long_side=flags.DEFINE_integer("long_side", 2048, "Cap, pixels.", lower_bound=1),
         dtype=flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders."),
         readings=flags.DEFINE_enum("readings", None, list(BUNDLES), "Instead of the preset's."),

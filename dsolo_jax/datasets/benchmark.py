@@ -62,6 +62,9 @@ class Dataset:
 
     `image` is uint8 [H, W, 3], `labels` int32 [H, W] holding class indices and `ignore` where a
     pixel does not count. Bad pictures and labels raise ValueError naming them.
+
+    `subsets` names stored label values whose pixels are scored apart too: `dataset[i]` then also
+    holds "subsets", for each name which pixels they are, bool [H, W].
     """
 
     name: str
@@ -71,13 +74,21 @@ class Dataset:
     encoded: Callable[[int], Encoded]
     hint: str
     ignore: int = IGNORE
+    subsets: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, labels = decode(self.encoded(index), self.label_table, self.hint)
-        return {"id": self.ids[index], "image": image, "labels": labels}
+        encoded = self.encoded(index)
+        image, labels = decode(encoded, self.label_table, self.hint)
+        example = {"id": self.ids[index], "image": image, "labels": labels}
+        if self.subsets:
+            stored = decode_labels(encoded.labels, encoded.labels_name)
+            example["subsets"] = {
+                name: np.isin(stored, list(values)) for name, values in self.subsets.items()
+            }
+        return example
 
 
 def decode(
