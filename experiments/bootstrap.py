@@ -6,6 +6,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
+class Tally(NamedTuple):
+    """What of confusion matrices decides the mIoU of any sum of them, by class."""
+
+    intersection: Int[np.ndarray, "S C"]
+    union: Int[np.ndarray, "S C"]
+
+    @classmethod
+    def of(cls, matrices: Int[np.ndarray, "S C C"]) -> "Tally":
+        """Of confusion matrices, rows truth."""
+        intersection = np.einsum("...cc->...c", matrices)
+        return cls(intersection, matrices.sum(axis=-1) + matrices.sum(axis=-2) - intersection)
+
+
 class Interval(NamedTuple):
     """An estimate and the central 95 % of its bootstrap replicates."""
 
@@ -24,29 +37,23 @@ def draws(num_scenes: int, num_replicates: int = 2000, seed: int = 0) -> Int[np.
     )
 
 
-def replicates(
-    matrices: Int[np.ndarray, "S C C"], counts: Int[np.ndarray, "R S"]
-) -> Float[np.ndarray, "R"]:
-    """mIoU in percent of each replicate, from the scenes' confusion matrices (rows truth).
+def replicates(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Float[np.ndarray, "R"]:
+    """mIoU in percent of each replicate.
 
-    Intersection and union are sums over scenes, so a replicate's are a product with its counts. A
+    Intersection and union are sums over scenes, so a replicate's are products with its counts. A
     class that a replicate does not hold does not enter its mean, as in `metrics.mean_iou`.
     """
-    intersection = np.einsum("scc->sc", matrices)
-    union = matrices.sum(axis=1) + matrices.sum(axis=2) - intersection
-    intersection, union = (counts @ x.astype(np.float64) for x in (intersection, union))
+    intersection, union = (counts @ x.astype(np.float64) for x in tally)
     iou = np.divide(intersection, union, out=np.full_like(union, np.nan), where=union > 0)
     return 100 * np.nanmean(iou, axis=1)
 
 
-def interval(matrices: Int[np.ndarray, "S C C"], counts: Int[np.ndarray, "R S"]) -> Interval:
+def interval(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Interval:
     """The set's mIoU in percent."""
-    return _interval(lambda counts: replicates(matrices, counts), counts)
+    return _interval(lambda counts: replicates(tally, counts), counts)
 
 
-def difference(
-    a: Int[np.ndarray, "S C C"], b: Int[np.ndarray, "S C C"], counts: Int[np.ndarray, "R S"]
-) -> Interval:
+def difference(a: Tally, b: Tally, counts: Int[np.ndarray, "R S"]) -> Interval:
     """The mIoU of `a` less that of `b`, of the same scenes in the same order, in points."""
     return _interval(lambda counts: replicates(a, counts) - replicates(b, counts), counts)
 

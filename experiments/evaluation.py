@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import datasets, images, metrics, pipeline, vocabulary
 from dsolo_jax.files import atomic, write_json, writing
 from dsolo_jax.progress import progress
+from experiments.bootstrap import Tally
 
 _COLUMNS = ("id", "miou", "accuracy")
 
@@ -108,6 +109,89 @@ def subset_miou(matrix: np.ndarray) -> float:
     return float(iou[held].mean()) if held.any() else math.nan
 
 
+class Run:
+    """A folder that the predictions of a dataset's pictures are written to, one after the other.
+
+    Args:
+        config: what decides the result: "method", "limit", "save_predictions" are read here, all
+            of it is recorded, and a folder with a run of another config is refused.
+
+    Raises:
+        ValueError: the folder holds a run of another config.
+        OSError: the folder cannot be written.
+    """
+
+    def __init__(
+        self, output_dir: Path, dataset: datasets.Dataset, config: dict, overwrite: bool = False
+    ):
+        self.output_dir, self._dataset, self._config = output_dir, dataset, config
+        self._table = output_dir / "per_image.csv"
+        _claim(output_dir, config, overwrite)
+        self.ids = dataset.ids[: config["limit"]]
+        names = ("", *dataset.subsets)
+        self._done, self._totals = _done(self._table, set(self.ids), names, len(dataset.classes))
+
+    def lacks(self, ids: Iterable[str]) -> bool:
+        """Whether it does not hold all of these pictures yet."""
+        return any(id_ not in self._done for id_ in ids)
+
+    def add(self, prediction: Prediction) -> None:
+        """Writes a prediction down, unless the folder holds it."""
+        if prediction.id in self._done:
+            return
+        if self._config["save_predictions"]:
+            path = self.output_dir / "predictions" / f"{prediction.id}.png"
+            images.write_png(path, prediction.labels)
+        with writing(self._table), self._table.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(_row(prediction))
+        self._done.add(prediction.id)
+        for name, total in self._totals.items():
+            total += prediction.confusions[name]
+
+    def finish(self, seconds: float) -> dict:
+        """Sums all pictures up; returns the content of results.json."""
+        miou, iou = metrics.mean_iou(self._totals[""])
+        classes, subsets = vocabulary.parse(self._dataset.classes).classes, self._dataset.subsets
+        results = {
+            "dataset": self._dataset.name,
+            "method": self._config["method"],
+            "miou": _json_number(miou),
+            "per_class": {
+                name: _json_number(value) for name, value in zip(classes, iou, strict=True)
+            },
+            **{f"miou_{name}": _json_number(subset_miou(self._totals[name])) for name in subsets},
+            "num_images": len(self.ids),
+            "seconds": seconds,
+            "config": self._config,
+            "versions": {
+                "dsolo_jax": dsolo.__version__,
+                "jax": jax.__version__,
+                "flax": flax.__version__,
+                "numpy": np.__version__,
+                "python": platform.python_version(),
+                "device": jax.devices()[0].device_kind,
+            },
+        }
+        write_json(self.output_dir / "results.json", results)
+        return results
+
+
+def unfinished(runs: Sequence[Run], batch_size: int) -> list[int]:
+    """Indices of the pictures in batches that one of the runs does not hold whole.
+
+    Batches start at multiples of their size, so a run that was cut off forms the same ones.
+    """
+    ids = runs[0].ids
+    firsts = range(0, len(ids), batch_size)
+    batches = {first: ids[first : first + batch_size] for first in firsts}
+    return [
+        first + i
+        for first, batch in batches.items()
+        if any(run.lacks(batch) for run in runs)
+        for i in range(len(batch))
+    ]
+
+
 def evaluate(
     model: dsolo.Model,
     dataset: datasets.Dataset,
@@ -121,10 +205,8 @@ def evaluate(
     """Runs the pictures that the folder does not hold yet, and sums all of them up.
 
     Args:
-        config: what decides the result: "method", "limit", "save_predictions" are read here, all
-            of it is recorded, and a folder with a run of another config is refused.
-        batch_size: pictures at a time. Batches start at multiples of it, so a run that was cut off
-            forms the same ones.
+        config: see `Run`.
+        batch_size: pictures at a time.
         watch: called as each stage ends, see `dsolo.segment_batch`.
 
     Returns:
@@ -135,59 +217,26 @@ def evaluate(
         OSError: the folder cannot be written.
     """
     start = time.monotonic()
-    table = output_dir / "per_image.csv"
-    _claim(output_dir, config, overwrite)
-    ids = dataset.ids[: config["limit"]]
-    names = ("", *dataset.subsets)
-    done, totals = _done(table, set(ids), names, len(dataset.classes))
-
-    todo = [
-        i
-        for first in range(0, len(ids), batch_size)
-        for i in range(first, min(first + batch_size, len(ids)))
-        if any(id_ not in done for id_ in ids[first : first + batch_size])
-    ]
+    run = Run(output_dir, dataset, config, overwrite)
+    todo = unfinished([run], batch_size)
     if todo:
         # First, as it has a progress of its own.
         watch("text", pipeline.embed_classes(model, vocabulary.parse(dataset.classes)))
-    run = predictions(
+    found = predictions(
         model, dataset, todo, method=config["method"], batch_size=batch_size, watch=watch
     )
-    for prediction in progress(run, len(todo), f"{dataset.name} {config['method']}"):
-        if prediction.id in done:
-            continue
-        if config["save_predictions"]:
-            path = output_dir / "predictions" / f"{prediction.id}.png"
-            images.write_png(path, prediction.labels)
-        with writing(table), table.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerow(_row(prediction))
-        for name in names:
-            totals[name] += prediction.confusions[name]
+    for prediction in progress(found, len(todo), f"{dataset.name} {config['method']}"):
+        run.add(prediction)
+    return run.finish(time.monotonic() - start)
 
-    miou, iou = metrics.mean_iou(totals[""])
-    results = {
-        "dataset": dataset.name,
-        "method": config["method"],
-        "miou": _json_number(miou),
-        "per_class": {
-            name: _json_number(value)
-            for name, value in zip(vocabulary.parse(dataset.classes).classes, iou, strict=True)
-        },
-        **{f"miou_{name}": _json_number(subset_miou(totals[name])) for name in dataset.subsets},
-        "num_images": len(ids),
-        "seconds": time.monotonic() - start,
-        "config": config,
-        "versions": {
-            "dsolo_jax": dsolo.__version__,
-            "jax": jax.__version__,
-            "flax": flax.__version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-            "device": jax.devices()[0].device_kind,
-        },
-    }
-    write_json(output_dir / "results.json", results)
-    return results
+
+def tallies(table: Path, num_classes: int) -> dict[str, Tally]:
+    """Intersection and union of each picture that a run's per_image.csv holds."""
+    with table.open(newline="", encoding="utf-8") as file:
+        return {
+            row["id"]: Tally.of(_matrix(row["confusion"], num_classes))
+            for row in csv.DictReader(file)
+        }
 
 
 def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
@@ -240,10 +289,17 @@ def _done(
             )
         done.add(row["id"])
         for total, cells in zip(totals.values(), list(row.values())[len(_COLUMNS) :], strict=True):
-            for cell in cells.split():
-                truth, label, pixels = map(int, cell.split(":"))
-                total[truth, label] += pixels
+            total += _matrix(cells, num_classes)
     return done, totals
+
+
+def _matrix(cells: str, num_classes: int) -> np.ndarray:
+    """A confusion matrix from the form that `_row` gives it."""
+    matrix = np.zeros((num_classes, num_classes), np.int64)
+    for cell in cells.split():
+        truth, label, pixels = map(int, cell.split(":"))
+        matrix[truth, label] = pixels
+    return matrix
 
 
 def _row(prediction: Prediction) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import pytest
 
 from dsolo_jax import metrics
 from experiments import bootstrap
+from experiments.bootstrap import Tally
 
 SCENES, CLASSES = 12, 4
 
@@ -29,20 +30,20 @@ def test_replicates_are_repeated_scenes_summed(matrices):
             100 * metrics.mean_iou(np.repeat(scenes, count, axis=0).sum(axis=0))[0]
             for count in counts
         ]
-        np.testing.assert_allclose(bootstrap.replicates(scenes, counts), expected)
+        np.testing.assert_allclose(bootstrap.replicates(Tally.of(scenes), counts), expected)
 
 
 def test_an_interval_holds_the_middle_of_its_replicates(matrices):
     counts = bootstrap.draws(SCENES, 1000)
-    found = bootstrap.interval(matrices[0], counts)
+    found = bootstrap.interval(Tally.of(matrices[0]), counts)
     assert found.estimate == pytest.approx(100 * metrics.mean_iou(matrices[0].sum(axis=0))[0])
-    values = bootstrap.replicates(matrices[0], counts)
+    values = bootstrap.replicates(Tally.of(matrices[0]), counts)
     inside = (values >= found.low) & (values <= found.high)
     assert np.mean(inside) == pytest.approx(0.95, abs=0.01)
 
 
 def test_differences_are_paired(matrices):
-    worse, better = matrices
+    worse, better = map(Tally.of, matrices)
     counts = bootstrap.draws(SCENES, 500)
     gain = bootstrap.difference(better, worse, counts)
     assert gain.low > 0
