@@ -32,17 +32,23 @@ from dsolo_jax.vocabulary import BackgroundThreshold, Decision, Vocabulary
 _CLIP_LAYERS = ("0",)
 _CLIP_GRID = 32
 
+# Of a picture in CLIP, pixels, where neither preset nor protocol has another.
+_SHORT_SIDE = 336
+
 # Matrices [N, N] that live at once in the solver, float32: A, its doubly stochastic form or the
 # cost and its kernel, and one more while they are made.
 _MATRICES = 4
 
 
 class Preset(NamedTuple):
-    """What `load` takes from the hub, and the readings the model goes by."""
+    """Where the weights come from, the readings the model goes by, and its sizes, see `load`."""
 
     clip: str
     attention: str
     readings: str
+    short_side: int | None = None
+    grid: int | None = None
+    attention_size: int | None = None
 
 
 _CLIPS = {"b16": "openai/clip-vit-base-patch16", "l14": "openai/clip-vit-large-patch14"}
@@ -52,14 +58,17 @@ PRESETS = {
     for name, attention, readings in (
         ("dslo", "sd2", "robust"),
         ("paper", "sd2", "paper"),
-        # The paper's method with the sources of its ablation.
+        # The paper's method with the sources of its ablation, and with ours.
         ("sd1", "sd1", "robust"),
         ("dino", "dino", "robust"),
         ("dinov2", "dinov2", "robust"),
         ("clip", "clip", "robust"),
+        ("appearance", "appearance", "robust"),
     )
     for size, clip in _CLIPS.items()
 }
+# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone.
+PRESETS["miniature"] = Preset("miniature", "clip", "robust", short_side=112, grid=28)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +91,7 @@ class Model:
     readings: Readings
     source: Source | None = None
     grid: int = _CLIP_GRID
-    short_side: int = 336
+    short_side: int = _SHORT_SIDE
     long_side: int = 2048
     embeddings: dict[Vocabulary, Array] = dataclasses.field(default_factory=dict, repr=False)
     mesh: Mesh | None = None
@@ -117,25 +126,28 @@ def load(
     attention_size: int | None = None,
     timestep: float = 100,
     grid: int | None = None,
-    short_side: int = 336,
+    short_side: int | None = None,
     long_side: int = 2048,
 ) -> Model:
     """Loads the weights a preset names, and turns JAX's persistent compilation cache on.
 
     Args:
         preset: one of `PRESETS`.
-        clip: a hub id or a local folder in transformers' layout, instead of the preset's.
+        clip: a hub id, a local folder in transformers' layout, or "miniature", instead of the
+            preset's.
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
-            "dinov2", a hub id or a local folder of such a checkpoint, or "clip", CLIP's own maps.
+            "dinov2", a hub id or a local folder of such a checkpoint, "clip", CLIP's own maps, or
+            "appearance", colour and texture alone.
         dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
         readings: "robust", "paper" or a `Readings`, instead of the preset's.
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
-            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP.
-        attention_size: side of the square the source sees, pixels, about 512 if None: 512 gives
-            Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
+            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
+            cues of appearance.
+        attention_size: side of the square the source sees, pixels; the preset's, or about 512, if
+            None: 512 gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
         timestep: of Stable Diffusion's one step.
-        grid: side of the solver's grid; the source's own if None, 32 if that is CLIP.
-        short_side, long_side: see `Model`.
+        grid: side of the solver's grid; the preset's, or the source's own, if None; 32 for CLIP.
+        short_side, long_side: see `Model`; the preset's short side, 336 mostly, if None.
 
     Raises:
         ValueError: unknown preset, source or layer; a checkpoint that does not fit; a grid that
@@ -146,6 +158,7 @@ def load(
     name = chosen.attention if attention is None else os.fspath(attention)
     if grid is not None and grid < 1:
         raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
+    grid = chosen.grid if grid is None else grid
     cache.keep_compilations()
     source = None
     if name != "clip":
@@ -154,7 +167,7 @@ def load(
             dtype,
             layers=attention_layers,
             weights=attention_weights,
-            size=attention_size,
+            size=chosen.attention_size if attention_size is None else attention_size,
             timestep=timestep,
         )
         attention_layers, grid = source.layers, source.grid if grid is None else grid
@@ -180,7 +193,7 @@ def load(
         readings=resolve(chosen.readings if readings is None else readings),
         source=source,
         grid=grid or _CLIP_GRID,
-        short_side=short_side,
+        short_side=short_side or chosen.short_side or _SHORT_SIDE,
         long_side=long_side,
     )
 
@@ -276,7 +289,7 @@ def segment_batch(
         watch("graph", attention)
         encoded = encode(model, batch, words, readings.start, attention)
         watch("CLIP", encoded)
-        scores = solve(encoded, solved, method, readings)
+        scores = solve(encoded, solved, method, readings, model.mesh)
         watch("solver", scores)
         for i, picture, scores_ in zip(members, batch, scores, strict=False):
             results[i] = to_pixels(picture, scores_, readings, return_scores, decide)
@@ -422,8 +435,10 @@ def buckets(lengths: Sequence[int]) -> list[list[int]]:
 
 
 def _filled(pictures: Sequence[Picture], mesh: Mesh | None) -> list[Picture]:
-    """The last picture again and again, up to a power of two, or to one for each device."""
-    rows = 1 << (len(pictures) - 1).bit_length() if mesh is None else mesh.size
+    """The last picture again and again, up to a power of two, or as many for each device."""
+    rows = 1 << (len(pictures) - 1).bit_length()
+    if mesh is not None:
+        rows = -(-len(pictures) // mesh.size) * mesh.size
     return [*pictures, *[pictures[-1]] * (rows - len(pictures))]
 
 
@@ -444,18 +459,19 @@ def _program(function: Callable, mesh: Mesh | None, shared: int, **static: Any) 
     With a mesh, each device has the first `shared` arguments whole and takes its share of the
     others' leading axes: what it does with it is what it would do alone.
     """
-    function = partial(function, **static)
-    if mesh is None:
-        return jax.jit(function)
 
-    def spread_out(*arguments):
+    @functools.wraps(function)
+    def program(*arguments):
+        bound = partial(function, **static)
+        if mesh is None:
+            return bound(*arguments)
         parts = PartitionSpec(*mesh.axis_names)
         specs = [PartitionSpec()] * shared + [parts] * (len(arguments) - shared)
         return jax.shard_map(
-            function, mesh=mesh, in_specs=tuple(specs), out_specs=parts, check_vma=False
+            bound, mesh=mesh, in_specs=tuple(specs), out_specs=parts, check_vma=False
         )(*arguments)
 
-    return jax.jit(spread_out)
+    return jax.jit(program)
 
 
 def _graph(
@@ -557,15 +573,19 @@ def to_pixels(
 def compare(
     model: Model,
     pictures: Sequence[Picture],
-    truths: Sequence[Int[np.ndarray, "H W"]],
+    truths: Sequence[Int[np.ndarray, "K H W"]],
     scores: Float[Array, "D C r r"],
     readings: Readings,
     *,
     ignore: int,
     keep_labels: bool,
     decide: Decision | None = None,
-) -> tuple[Int[Array, "D C C"], list[Int[np.ndarray, "H W"]]]:
+) -> tuple[Int[Array, "D K C C"], list[Int[np.ndarray, "H W"]]]:
     """`to_pixels` of at most one picture on each device of a `spread` model, held to the truths.
+
+    Args:
+        truths: K of each picture.
+        decide: see `decision`.
 
     Returns:
         Confusion matrices, rows truth, still on the devices (those behind the pictures' are zero);
@@ -581,14 +601,15 @@ def compare(
     nothing = slice(0), refine.idle_strip(shape, length)
     classes = shape[0] if decide is None else decide.num_classes
     program = _program(_compare, model.mesh, 0, ignore=ignore, decide=decide, **options)
-    zeros = np.zeros((devices, classes, classes), np.int32)
+    zeros = np.zeros((devices, len(truths[0]), classes, classes), np.int32)
     total = _on_every_device(zeros, model.mesh, split=True)
     labels = [np.empty(size, np.int32) for size in sizes] if keep_labels else []
     for turn in itertools.zip_longest(*cut, fillvalue=nothing):
         strips = jax.tree.map(lambda *parts: np.stack(parts), *(strip for _, strip in turn))
-        true = np.full((devices, length), ignore, np.int32)
-        for row, truth, (rows, _) in zip(true, truths, turn, strict=False):
-            row[: truth[rows].size] = truth[rows].ravel()
+        true = np.full((devices, len(truths[0]), length), ignore, np.int32)
+        for flat, truth, (rows, _) in zip(true, truths, turn, strict=False):
+            wanted = truth[:, rows].reshape(len(truth), -1)
+            flat[:, : wanted.shape[1]] = wanted
         found, total = program(scores, strips, true, total)
         if not keep_labels:
             continue
@@ -600,15 +621,16 @@ def compare(
 def _compare(
     scores: Float[Array, "1 C r r"],
     strip: refine.Strip,
-    truth: Int[Array, "1 L"],
-    total: Int[Array, "1 C C"],
+    truth: Int[Array, "1 K L"],
+    total: Int[Array, "1 K C C"],
     *,
     ignore: int,
     **options: Any,
-) -> tuple[Int[Array, "1 L"], Int[Array, "1 C C"]]:
+) -> tuple[Int[Array, "1 L"], Int[Array, "1 K C C"]]:
     labels = refine.strip_labels(scores[0], jax.tree.map(lambda x: x[0], strip), **options)
-    counts = metrics.confusion_matrix(labels, truth[0], total.shape[1], ignore)
-    return labels[None], total + counts
+    classes = total.shape[-1]
+    counts = [metrics.confusion_matrix(labels, true, classes, ignore) for true in truth[0]]
+    return labels[None], total + jnp.stack(counts)
 
 
 def _upsampling(readings: Readings) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from absl import app, flags, logging
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.attention import SOURCES
+from dsolo_jax.datasets import miniature
 from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, resolve
 
@@ -49,27 +50,32 @@ class DatasetFlags:
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
     changes: dict[str, flags.FlagHolder]
+    world_seed: flags.FlagHolder[int]
 
-    def settings(self) -> dict:
+    def settings(self, protocol: datasets.Protocol, name: str | None = None) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items() if name != "changes"}
+        values = {key: flag.value for key, flag in vars(self).items() if key != "changes"}
+        return values | {
+            "dataset": name or self.dataset.value,
+            "protocol": dataclasses.asdict(protocol),
+        }
 
-    def protocol(self, model: "ModelFlags") -> datasets.Protocol:
-        """The dataset's protocol, with the changes of the flags.
+    def protocol(self, model: "ModelFlags", name: str | None = None) -> datasets.Protocol:
+        """The protocol of the dataset, or of that of another name, with the changes of the flags.
 
         Raises:
             ValueError: an unknown dataset, or changes that do not fit it.
         """
         return datasets.protocol(
-            self.dataset.value,
+            name or self.dataset.value,
             short_side=model.short_side.value,
             long_side=model.long_side.value,
             **{name: flag.value for name, flag in self.changes.items()},
         )
 
-    def load(self, protocol: datasets.Protocol) -> datasets.Dataset:
-        """The dataset, run by `protocol`; raises as `load_dataset`."""
-        return load_dataset({**self.settings(), "protocol": dataclasses.asdict(protocol)})
+    def load(self, protocol: datasets.Protocol, name: str | None = None) -> datasets.Dataset:
+        """The dataset, or that of another name, run by `protocol`; raises as `load_dataset`."""
+        return load_dataset(self.settings(protocol, name))
 
 
 def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
@@ -80,9 +86,12 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
             settings are missing.
     """
     name = settings.get("dataset")
-    fields = {f.name for f in dataclasses.fields(datasets.Protocol) if f.init}
-    recorded = settings.get("protocol", {})
-    protocol = datasets.protocol(name, **{k: v for k, v in recorded.items() if k in fields})
+    protocol = datasets.protocol(name)
+    if "protocol" in settings:
+        fields = {field.name for field in dataclasses.fields(protocol) if field.init}
+        protocol = datasets.Protocol(**{key: settings["protocol"][key] for key in fields})
+    if name == miniature.NAME:
+        return miniature.load(settings["split"], settings["world_seed"])
     if name != "folder":
         datasets.benchmark(name)  # an unknown name comes before a missing flag
         _require(settings, "data_dir")
@@ -105,7 +114,7 @@ def _require(settings: Mapping[str, Any], *names: str) -> None:
 
 
 def define_dataset() -> DatasetFlags:
-    names = ", ".join((*datasets.NAMES, "folder"))
+    names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
     return DatasetFlags(
         dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
@@ -139,14 +148,21 @@ def define_dataset() -> DatasetFlags:
                 "reduce_zero_label", None, "Stored 0 does not count; the others move down."
             ),
         },
+        world_seed=flags.DEFINE_integer(
+            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
+        ),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFlags:
-    """The flags that choose a model; `fields` are those of `Readings`."""
+    """The flags that choose a model; `fields` are those of `Readings`.
 
-    preset: flags.FlagHolder[str]
+    dataset: what it is for; the preset that is taken if none is named depends on it.
+    """
+
+    dataset: DatasetFlags | None
+    preset: flags.FlagHolder[str | None]
     clip: flags.FlagHolder[str | None]
     attention: flags.FlagHolder[str | None]
     layers: flags.FlagHolder[list[str] | None]
@@ -160,10 +176,17 @@ class ModelFlags:
     readings: flags.FlagHolder[str | None]
     fields: dict[str, flags.FlagHolder]
 
+    @property
+    def preset_name(self) -> str:
+        """The preset of the flag, or of the dataset."""
+        return self.preset.value or _PRESET_OF.get(
+            self.dataset and self.dataset.dataset.value, _PRESET
+        )
+
     def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
-        """The model, with the readings of the flags; pictures are sized as the flags or else the
-        protocol say."""
-        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset.value].readings)
+        """The model, with the readings of the flags; pictures are sized as they, the preset, or
+        else the protocol say."""
+        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset_name].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
@@ -171,7 +194,7 @@ class ModelFlags:
             found = ",".join(self.layer_weights.value)
             raise ValueError(f"--layer_weights is {found}; wanted numbers, such as 1,2") from None
         return dsolo.load(
-            self.preset.value,
+            self.preset_name,
             clip=self.clip.value,
             attention=self.attention.value,
             dtype=jnp.dtype(self.dtype.value),
@@ -181,15 +204,22 @@ class ModelFlags:
             attention_size=self.attention_size.value,
             timestep=self.timestep.value,
             grid=self.grid.value,
-            short_side=self.short_side.value or protocol.short_side,
-            long_side=self.long_side.value or protocol.long_side,
+            **self.sides(protocol),
         )
+
+    def sides(self, protocol: datasets.Protocol) -> dict[str, int]:
+        """Working size of pictures: of the flags, of a preset that has one, or of the protocol."""
+        preset = pipeline.PRESETS[self.preset_name]
+        return {
+            "short_side": self.short_side.value or preset.short_side or protocol.short_side,
+            "long_side": self.long_side.value or protocol.long_side,
+        }
 
     def settings(self, model: dsolo.Model) -> dict:
         """What of the model decides its results, for a record of a run."""
         return {
-            "preset": self.preset.value,
-            "clip": self.clip.value or pipeline.PRESETS[self.preset.value].clip,
+            "preset": self.preset_name,
+            "clip": self.clip.value or pipeline.PRESETS[self.preset_name].clip,
             "attention": model.attention,
             "layers": list(model.attention_layers),
             "layer_weights": self.layer_weights.value,
@@ -203,12 +233,22 @@ class ModelFlags:
         }
 
 
-def define_model() -> ModelFlags:
+_PRESET = "dslo_b16"
+_PRESET_OF = {miniature.NAME: "miniature"}
+
+
+def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
     return ModelFlags(
+        dataset=dataset,
         preset=flags.DEFINE_enum(
-            "preset", "dslo_b16", list(pipeline.PRESETS), "Weights, readings."
+            "preset",
+            None,
+            list(pipeline.PRESETS),
+            f"Weights, readings, sizes; {_PRESET} by default, for miniature that of its name.",
         ),
-        clip=flags.DEFINE_string("clip", None, "Hub id or folder, instead of the preset's CLIP."),
+        clip=flags.DEFINE_string(
+            "clip", None, "Hub id, folder or 'miniature', instead of the preset's CLIP."
+        ),
         attention=flags.DEFINE_string(
             "attention",
             None,
@@ -238,7 +278,7 @@ def define_model() -> ModelFlags:
             lower_bound=1,
         ),
         short_side=flags.DEFINE_integer(
-            "short_side", None, "In CLIP, pixels; the benchmark's, or 336.", lower_bound=1
+            "short_side", None, "In CLIP, pixels; the preset's or the benchmark's.", lower_bound=1
         ),
         long_side=flags.DEFINE_integer(
             "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1

@@ -16,7 +16,7 @@ from dsolo_jax.files import write_json
 from experiments import common, ladder
 
 _DATASET = common.define_dataset()
-_MODEL = common.define_model()
+_MODEL = common.define_model(_DATASET)
 _LIMIT = flags.DEFINE_integer("limit", 100, "Only the first pictures.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Pictures at a time.", lower_bound=1)
 _VARIANTS = flags.DEFINE_string(

@@ -106,6 +106,9 @@ class Dataset:
     `image` is uint8 [H, W, 3], `labels` int32 [H, W] holding class indices and `ignore` where a
     pixel does not count. Bad pictures and labels raise ValueError naming them.
 
+    `subsets` names stored label values whose pixels are scored apart too: `dataset[i]` then also
+    holds "subsets", for each name which pixels they are, bool [H, W].
+
     Attributes:
         names: of the classes, by which results go.
         classes: words of each, synonyms after ", ".
@@ -124,13 +127,21 @@ class Dataset:
     ignore: int = IGNORE
     coding: str | None = None
     official: int | None = None
+    subsets: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, labels = decode(self.encoded(index), self.label_table, self.hint)
-        return {"id": self.ids[index], "image": image, "labels": labels}
+        encoded = self.encoded(index)
+        image, labels = decode(encoded, self.label_table, self.hint)
+        example = {"id": self.ids[index], "image": image, "labels": labels}
+        if self.subsets:
+            stored = decode_labels(encoded.labels, encoded.labels_name)
+            example["subsets"] = {
+                name: np.isin(stored, list(values)) for name, values in self.subsets.items()
+            }
+        return example
 
 
 def decode(

@@ -84,6 +84,7 @@ PROTOCOLS = {
     "coco_stuff":  Protocol(336,   2048, "naclip",   "none",             None, 40.0, False),
     "cityscapes":  Protocol(560,   2048, "naclip",   "none",             None, 40.0, False),
     "ade20k":      Protocol(336,   2048, "naclip",   "none",             None, 40.0, True),
+    "miniature":   Protocol(112,   2048, "plain",    "none",             None, 40.0, False),
     # One's own pictures; the classes come from a file.
     "folder":      Protocol(336,   2048, "plain",    "none",             None, 40.0, False),
 }
@@ -116,7 +117,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
             f"probability_threshold {chosen.probability_threshold} is not used: the background "
             f"rule of {name} is {chosen.background_rule!r}; give --background_rule=threshold too"
         )
-    if name == "folder":
+    if name in ("folder", "miniature"):  # whose classes are not in a list here
         return chosen
     [first, *_], _ = classes(name, chosen)
     if (first == BACKGROUND) == (chosen.background_rule == "none"):
