@@ -9,6 +9,7 @@ from dsolo_jax.refine.bilateral import (
     strip_length,
     strip_scores,
     strips,
+    tile_pixels,
     upsample_labels,
 )
 from dsolo_jax.refine.suppression import RULES, suppress
@@ -24,5 +25,6 @@ __all__ = [
     "strip_scores",
     "strips",
     "suppress",
+    "tile_pixels",
     "upsample_labels",
 ]

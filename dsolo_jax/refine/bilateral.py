@@ -212,6 +212,21 @@ def strips(
         first = last
 
 
+def tile_pixels(
+    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    *,
+    spatial_sigma: float = 1.0,
+    form: str = "kopf",
+) -> int:
+    """Pixels of all tiles of a picture of `size` (H, W), those that fill up a cell's last included.
+
+    The upsampling's work, where the picture itself is H · W.
+    """
+    cut = _cut(size, shape, spatial_sigma, form)
+    return int(cut.blocks.sum()) * cut.group * shape[2] * _TILE
+
+
 def idle_strip(shape: tuple[int, int, int], length: int) -> Strip:
     """One without rows."""
     patches = np.zeros((*shape[1:], 3), np.uint8)
