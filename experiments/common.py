@@ -49,29 +49,33 @@ class DatasetFlags:
     classes: flags.FlagHolder[str | None]
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
-    world_seed: flags.FlagHolder[int]
     changes: dict[str, flags.FlagHolder]
+    world_seed: flags.FlagHolder[int]
 
-    def settings(self) -> dict:
+    def settings(self, protocol: datasets.Protocol, name: str | None = None) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items() if name != "changes"}
+        values = {key: flag.value for key, flag in vars(self).items() if key != "changes"}
+        return values | {
+            "dataset": name or self.dataset.value,
+            "protocol": dataclasses.asdict(protocol),
+        }
 
-    def protocol(self, model: "ModelFlags") -> datasets.Protocol:
-        """The dataset's protocol, with the changes of the flags.
+    def protocol(self, model: "ModelFlags", name: str | None = None) -> datasets.Protocol:
+        """The protocol of the dataset, or of that of another name, with the changes of the flags.
 
         Raises:
             ValueError: an unknown dataset, or changes that do not fit it.
         """
         return datasets.protocol(
-            self.dataset.value,
+            name or self.dataset.value,
             short_side=model.short_side.value,
             long_side=model.long_side.value,
             **{name: flag.value for name, flag in self.changes.items()},
         )
 
-    def load(self, protocol: datasets.Protocol) -> datasets.Dataset:
-        """The dataset, run by `protocol`; raises as `load_dataset`."""
-        return load_dataset({**self.settings(), "protocol": dataclasses.asdict(protocol)})
+    def load(self, protocol: datasets.Protocol, name: str | None = None) -> datasets.Dataset:
+        """The dataset, or that of another name, run by `protocol`; raises as `load_dataset`."""
+        return load_dataset(self.settings(protocol, name))
 
 
 def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
@@ -82,9 +86,10 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
             settings are missing.
     """
     name = settings.get("dataset")
-    fields = {f.name for f in dataclasses.fields(datasets.Protocol) if f.init}
-    recorded = settings.get("protocol", {})
-    protocol = datasets.protocol(name, **{k: v for k, v in recorded.items() if k in fields})
+    protocol = datasets.protocol(name)
+    if "protocol" in settings:
+        fields = {field.name for field in dataclasses.fields(protocol) if field.init}
+        protocol = datasets.Protocol(**{key: settings["protocol"][key] for key in fields})
     if name == miniature.NAME:
         return miniature.load(settings["split"], settings["world_seed"], protocol=protocol)
     if name != "folder":
@@ -109,7 +114,7 @@ def _require(settings: Mapping[str, Any], *names: str) -> None:
 
 
 def define_dataset() -> DatasetFlags:
-    names = ", ".join(datasets.PROTOCOLS)
+    names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
     return DatasetFlags(
         dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
@@ -122,9 +127,6 @@ def define_dataset() -> DatasetFlags:
         ignore=flags.DEFINE_integer("ignore", 255, "folder: stored value that does not count."),
         label_offset=flags.DEFINE_integer(
             "label_offset", 0, "folder: added to stored values; below 0 they do not count."
-        ),
-        world_seed=flags.DEFINE_integer(
-            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
         ),
         changes={
             "vocabulary": flags.DEFINE_enum(
@@ -146,6 +148,9 @@ def define_dataset() -> DatasetFlags:
                 "reduce_zero_label", None, "Stored 0 does not count; the others move down."
             ),
         },
+        world_seed=flags.DEFINE_integer(
+            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
+        ),
     )
 
 
@@ -179,10 +184,9 @@ class ModelFlags:
         )
 
     def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
-        """The model, with the readings of the flags; pictures are sized as the flags, the preset or
+        """The model, with the readings of the flags; pictures are sized as they, the preset, or
         else the protocol say."""
-        preset = pipeline.PRESETS[self.preset_name]
-        bundle = resolve(self.readings.value or preset.readings)
+        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset_name].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
@@ -200,9 +204,16 @@ class ModelFlags:
             attention_size=self.attention_size.value,
             timestep=self.timestep.value,
             grid=self.grid.value,
-            short_side=self.short_side.value or preset.short_side or protocol.short_side,
-            long_side=self.long_side.value or protocol.long_side,
+            **self.sides(protocol),
         )
+
+    def sides(self, protocol: datasets.Protocol) -> dict[str, int]:
+        """Working size of pictures: of the flags, of a preset that has one, or of the protocol."""
+        preset = pipeline.PRESETS[self.preset_name]
+        return {
+            "short_side": self.short_side.value or preset.short_side or protocol.short_side,
+            "long_side": self.long_side.value or protocol.long_side,
+        }
 
     def settings(self, model: dsolo.Model) -> dict:
         """What of the model decides its results, for a record of a run."""
@@ -267,10 +278,7 @@ def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
             lower_bound=1,
         ),
         short_side=flags.DEFINE_integer(
-            "short_side",
-            None,
-            "In CLIP, pixels; the preset's, the benchmark's, or 336.",
-            lower_bound=1,
+            "short_side", None, "In CLIP, pixels; the preset's or the benchmark's.", lower_bound=1
         ),
         long_side=flags.DEFINE_integer(
             "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1

@@ -96,7 +96,7 @@ def measure(
                     labels = pipeline.to_pixels(
                         example.picture, scores_, chosen, decide=decide
                     ).labels
-                    total += evaluation.confusion(labels, example, dataset)
+                    total += evaluation.confusions(labels, example, dataset)[""]
     ladder = {
         row: {name: 100 * metrics.mean_iou(sums[row, name])[0] for name in variants}
         for row in LADDER

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from dsolo_jax import checkpoints
-from dsolo_jax.attention import dino, stable_diffusion
+from dsolo_jax.attention import appearance, dino, stable_diffusion
 from dsolo_jax.attention.stable_diffusion.weights import other_copies
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
@@ -22,7 +22,7 @@ HUB_IDS = {
     "dino": "facebook/dino-vitb16",
     "dinov2": "facebook/dinov2-base",
 }
-SOURCES = (*HUB_IDS, "clip")
+SOURCES = (*HUB_IDS, "appearance", "clip")
 
 # A picture's side for a source, pixels, before rounding to what the source can take: M2N2 has 1024
 # for Stable Diffusion, CLIPer 512 (BUILD_NOTES Q8).
@@ -64,6 +64,10 @@ def _dino(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
     return dino.self_attention(params, config, pixels, layers=layers, weights=weights)
 
 
+def _appearance(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
+    return appearance.self_affinity(pixels, cues=layers, weights=weights)
+
+
 _KINDS = {
     "stable_diffusion": _Kind(
         _load_stable_diffusion,
@@ -81,6 +85,14 @@ _KINDS = {
         lambda config: config.patch_size,
         _dino,
     ),
+    "appearance": _Kind(
+        lambda source, dtype, timestep: (None, {}),
+        tuple(appearance.WEIGHTS),
+        lambda config: tuple(appearance.WEIGHTS),
+        lambda config: appearance.PATCH,
+        lambda config: appearance.PATCH,
+        _appearance,
+    ),
 }
 
 
@@ -88,7 +100,7 @@ _KINDS = {
 class Source:
     """A loaded attention source, and how it is asked.
 
-    kind: of architecture, "stable_diffusion" or "dino".
+    kind: "stable_diffusion", "dino" or "appearance".
     layers, weights: which self-attentions are averaged, and how; all alike if None.
     size: side of the square that pictures are squeezed to, pixels.
     """
@@ -118,8 +130,9 @@ def load(
     """Loads an attention source.
 
     Args:
-        name: "sd2", "sd1", "dino", "dinov2" (their checkpoints come from the hub); a hub id; or a
-            local folder, in diffusers' layout (Stable Diffusion) or in transformers' (DINO).
+        name: "sd2", "sd1", "dino", "dinov2" (their checkpoints come from the hub); "appearance",
+            which has none; a hub id; or a local folder, in diffusers' layout (Stable Diffusion) or
+            in transformers' (DINO).
         dtype: of weights and activations; float32 if None.
         layers: self-attentions that are averaged; the kind's own if None.
         weights: of each layer, all alike if None.
@@ -133,7 +146,7 @@ def load(
         OSError: no such checkpoint, or a file of it is missing.
     """
     name = os.fspath(name)
-    if name not in HUB_IDS and not os.path.isdir(os.path.expanduser(name)) and "/" not in name:
+    if name not in SOURCES and not os.path.isdir(os.path.expanduser(name)) and "/" not in name:
         choose("attention source (no folder, nor a hub id owner/name)", name, SOURCES)
     chosen = _kind(name)
     kind = _KINDS[chosen]
@@ -157,6 +170,8 @@ def _kind(name: str) -> str:
     """The architecture: known of our own names, otherwise by what the folder holds."""
     if name in HUB_IDS:
         return "stable_diffusion" if name in stable_diffusion.HUB_IDS else "dino"
+    if name == "appearance":
+        return name
     settings = "model_index.json", "config.json"
     directory = checkpoints.folder(name, settings, other_copies(name))
     return "dino" if (directory / "config.json").is_file() else "stable_diffusion"
