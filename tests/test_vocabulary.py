@@ -118,7 +118,7 @@ def probabilities(scores, scale):
     return e / e.sum(axis=0)
 
 
-@pytest.mark.parametrize("probability, scale", [(0.1, 40), (0.25, 55), (0.5, 3), (0.9, 40)])
+@pytest.mark.parametrize("probability, scale", [(0.25, 10), (0.4, 40), (0.6, 55)])
 def test_the_threshold_is_the_fields_rule_on_probabilities(probability, scale):
     """softmax over the queries, largest of each class, argmax; below the threshold class 0."""
     query_class = np.array([0, 0, 0, 1, 2, 2, 3, 4])
@@ -132,10 +132,7 @@ def test_the_threshold_is_the_fields_rule_on_probabilities(probability, scale):
     clear = np.abs(of_class.max(axis=0) - probability) > 1e-4
     assert clear.mean() > 0.99
     np.testing.assert_array_equal(ours[clear], expected[clear])
-    if probability < 0.9:
-        assert (ours > 0).any()
-    if probability > 0.1:
-        assert (ours != of_class.argmax(axis=0)).any()
+    assert 0.1 < (of_class.max(axis=0) < probability).mean() < 0.9
 
 
 def test_the_threshold_leaves_the_other_scores_as_they_are():
