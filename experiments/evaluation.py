@@ -230,13 +230,12 @@ def evaluate(
     return run.finish(time.monotonic() - start)
 
 
-def tallies(table: Path, num_classes: int) -> dict[str, Tally]:
-    """Intersection and union of each picture that a run's per_image.csv holds."""
-    with table.open(newline="", encoding="utf-8") as file:
-        return {
-            row["id"]: Tally.of(_matrix(row["confusion"], num_classes))
-            for row in csv.DictReader(file)
-        }
+def tally(run: Run, dataset: datasets.Dataset) -> Tally:
+    """Intersection and union of each picture that a run holds, in the dataset's order."""
+    with (run.output_dir / "per_image.csv").open(newline="", encoding="utf-8") as file:
+        found = {row["id"]: row["confusion"] for row in csv.DictReader(file)}
+    matrices = (_matrix(found[id_], len(dataset.classes)) for id_ in run.ids)
+    return Tally(*map(np.stack, zip(*map(Tally.of, matrices), strict=True)))
 
 
 def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
