@@ -54,19 +54,19 @@ class DatasetFlags:
         """What decides the pictures and labels, for a record of a run."""
         return {name: flag.value for name, flag in vars(self).items()}
 
-    def load(self) -> datasets.Dataset:
-        """The dataset.
+    def load(self, split: str | None = None) -> datasets.Dataset:
+        """The dataset; `split` counts instead of the flag.
 
         Raises:
             ValueError: an unknown one, or one whose other flags are missing.
         """
         name = self.dataset.value
         if name == miniature.NAME:
-            return miniature.load(self.split.value, self.world_seed.value)
+            return miniature.load(split or self.split.value, self.world_seed.value)
         if name != "folder":
             datasets.benchmark(name)  # an unknown name comes before a missing flag
             self._require("data_dir")
-            return datasets.load(name, self.data_dir.value, self.split.value)
+            return datasets.load(name, self.data_dir.value, split or self.split.value)
         self._require("images", "labels", "classes")
         return datasets.load_folder(
             self.images.value,
