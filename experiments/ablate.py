@@ -11,6 +11,7 @@ when it is started again. Leaves table.md, table.csv and, with matplotlib, a PNG
 
 import csv
 import io
+from functools import partial
 from pathlib import Path
 
 from absl import flags
@@ -45,12 +46,13 @@ def main() -> None:
         _OUTPUT_DIR.value or f"outputs/{_DATASET.dataset.value}_ablation"
     ).expanduser()
     names = ablation.TABLES if _TABLES.value == ["all"] else _TABLES.value
-    dataset = _DATASET.load()
+    protocol = _DATASET.protocol(_MODEL)
+    dataset, load = _DATASET.load(protocol), partial(_MODEL.load, protocol)
     variants = {"": _MODEL.resolve_readings()}
     if _VARIANTS.value:
         texts = [text.strip() for text in _VARIANTS.value.split(";")]
         variants = {text: ablation.variant(text) for text in texts if text}
-    model = _MODEL.load() if "layer" in names else None
+    model = load() if "layer" in names else None
     tables = {name: ablation.rows(name, model, _SOURCES.value) for name in names}
     settings = {
         ablation.folder(variant, table, row.name): row.setting(readings)
@@ -59,11 +61,11 @@ def main() -> None:
         for row in rows
     }
     tallies = ablation.measure(
-        _MODEL.load,
+        load,
         dataset,
         settings,
         output_dir,
-        {**_DATASET.settings(), **_MODEL.chosen()},
+        {**_DATASET.settings(protocol), **_MODEL.chosen()},
         limit=_LIMIT.value,
         batch_size=_BATCH_SIZE.value,
     )

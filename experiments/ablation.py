@@ -1,10 +1,9 @@
 """Ablations of the method: named rows, each a run of its own, measured with shared encodings."""
 
 import dataclasses
-import functools
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -227,24 +226,17 @@ def _measure(
     words = vocabulary.parse(dataset.classes)
     for members in pipeline.buckets([len(example.picture.patches) for example in batch]):
         examples = [batch[i] for i in members]
-        for setting, scores in _scores(model, [e.picture for e in examples], words, runs):
+        pictures = [example.picture for example in examples]
+        graph = pipeline.graph(model, pictures)
+        starts = dict.fromkeys(setting.readings.start for setting in runs)
+        encoded = {start: pipeline.encode(model, pictures, words, start, graph) for start in starts}
+        for (method, readings, _), run in runs.items():
+            solved, decide = pipeline.decision(words, method, dataset.protocol.threshold(method))
+            scores = pipeline.solve(encoded[readings.start], solved, method, readings)
             for example, scores_ in zip(examples, scores, strict=False):
-                labels = pipeline.to_pixels(example.picture, scores_, setting.readings).labels
-                counted = evaluation.confusions(labels, example, dataset)
-                runs[setting].add(evaluation.Prediction(example.id, labels, counted))
-
-
-def _scores(
-    model: dsolo.Model,
-    pictures: Sequence[dsolo.Picture],
-    words: vocabulary.Vocabulary,
-    settings: Iterable[Setting],
-) -> Iterable[tuple[Setting, Any]]:
-    graph = pipeline.graph(model, pictures)
-    encode = functools.cache(lambda start: pipeline.encode(model, pictures, words, start, graph))
-    for setting in settings:
-        encoded = encode(setting.readings.start)
-        yield setting, pipeline.solve(encoded, words, setting.method, setting.readings)
+                result = pipeline.to_pixels(example.picture, scores_, readings, decide=decide)
+                counted = evaluation.confusions(result.labels, example, dataset)
+                run.add(evaluation.Prediction(example.id, result.labels, counted))
 
 
 def folder(*parts: str) -> str:

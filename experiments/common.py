@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.attention import SOURCES
 from dsolo_jax.datasets import miniature
+from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, resolve
 
 
@@ -38,7 +39,7 @@ def define_method() -> flags.FlagHolder[str]:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFlags:
-    """The flags that choose a dataset."""
+    """The flags that choose a dataset, and how it is run: `changes` of its protocol."""
 
     dataset: flags.FlagHolder[str]
     data_dir: flags.FlagHolder[str | None]
@@ -48,42 +49,72 @@ class DatasetFlags:
     classes: flags.FlagHolder[str | None]
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
+    changes: dict[str, flags.FlagHolder]
     world_seed: flags.FlagHolder[int]
 
-    def settings(self) -> dict:
+    def settings(self, protocol: datasets.Protocol, name: str | None = None) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items()}
+        values = {key: flag.value for key, flag in vars(self).items() if key != "changes"}
+        return values | {
+            "dataset": name or self.dataset.value,
+            "protocol": dataclasses.asdict(protocol),
+        }
 
-    def load(self, split: str | None = None) -> datasets.Dataset:
-        """The dataset; `split` counts instead of the flag.
+    def protocol(self, model: "ModelFlags", name: str | None = None) -> datasets.Protocol:
+        """The protocol of the dataset, or of that of another name, with the changes of the flags.
 
         Raises:
-            ValueError: an unknown one, or one whose other flags are missing.
+            ValueError: an unknown dataset, or changes that do not fit it.
         """
-        name = self.dataset.value
-        if name == miniature.NAME:
-            return miniature.load(split or self.split.value, self.world_seed.value)
-        if name != "folder":
-            datasets.benchmark(name)  # an unknown name comes before a missing flag
-            self._require("data_dir")
-            return datasets.load(name, self.data_dir.value, split or self.split.value)
-        self._require("images", "labels", "classes")
-        return datasets.load_folder(
-            self.images.value,
-            self.labels.value,
-            self.classes.value,
-            ignore=self.ignore.value,
-            label_offset=self.label_offset.value,
+        return datasets.protocol(
+            name or self.dataset.value,
+            short_side=model.short_side.value,
+            long_side=model.long_side.value,
+            **{name: flag.value for name, flag in self.changes.items()},
         )
 
-    def _require(self, *names: str) -> None:
-        missing = [f"--{name}" for name in names if getattr(self, name).value is None]
-        if missing:
-            raise ValueError(f"--dataset={self.dataset.value} needs {', '.join(missing)} too")
+    def load(self, protocol: datasets.Protocol, name: str | None = None) -> datasets.Dataset:
+        """The dataset, or that of another name, run by `protocol`; raises as `load_dataset`."""
+        return load_dataset(self.settings(protocol, name))
+
+
+def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
+    """The dataset of `DatasetFlags.settings`, whether of flags or from a record of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: an unknown one, one that is not there, or one whose other
+            settings are missing.
+    """
+    name = settings.get("dataset")
+    protocol = datasets.protocol(name)
+    if "protocol" in settings:
+        fields = {field.name for field in dataclasses.fields(protocol) if field.init}
+        protocol = datasets.Protocol(**{key: settings["protocol"][key] for key in fields})
+    if name == miniature.NAME:
+        return miniature.load(settings["split"], settings["world_seed"])
+    if name != "folder":
+        datasets.benchmark(name)  # an unknown name comes before a missing flag
+        _require(settings, "data_dir")
+        return datasets.load(name, settings["data_dir"], settings["split"], protocol)
+    _require(settings, "images", "labels", "classes")
+    return datasets.load_folder(
+        settings["images"],
+        settings["labels"],
+        settings["classes"],
+        ignore=settings["ignore"],
+        label_offset=settings["label_offset"],
+        protocol=protocol,
+    )
+
+
+def _require(settings: Mapping[str, Any], *names: str) -> None:
+    missing = [f"--{name}" for name in names if settings.get(name) is None]
+    if missing:
+        raise ValueError(f"--dataset={settings['dataset']} needs {', '.join(missing)} too")
 
 
 def define_dataset(default: str = "ade20k") -> DatasetFlags:
-    names = ", ".join((*datasets.NAMES, miniature.NAME, "folder"))
+    names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
     return DatasetFlags(
         dataset=flags.DEFINE_string("dataset", default, f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
@@ -97,6 +128,26 @@ def define_dataset(default: str = "ade20k") -> DatasetFlags:
         label_offset=flags.DEFINE_integer(
             "label_offset", 0, "folder: added to stored values; below 0 they do not count."
         ),
+        changes={
+            "vocabulary": flags.DEFINE_enum(
+                "vocabulary", None, list(VOCABULARIES), "Words of the classes; naclip by default."
+            ),
+            "background_words": flags.DEFINE_string(
+                "background_words", None, "Of class 0, separated by ', ', instead of the list's."
+            ),
+            "background_rule": flags.DEFINE_enum(
+                "background_rule", None, list(BACKGROUND_RULES), "What makes a pixel background."
+            ),
+            "probability_threshold": flags.DEFINE_float(
+                "probability_threshold", None, "Below it a pixel is background."
+            ),
+            "logit_scale": flags.DEFINE_float(
+                "logit_scale", None, "Of the probabilities' softmax.", lower_bound=1e-3
+            ),
+            "reduce_zero_label": flags.DEFINE_bool(
+                "reduce_zero_label", None, "Stored 0 does not count; the others move down."
+            ),
+        },
         world_seed=flags.DEFINE_integer(
             "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
         ),
@@ -120,7 +171,7 @@ class ModelFlags:
     timestep: flags.FlagHolder[int]
     grid: flags.FlagHolder[int | None]
     short_side: flags.FlagHolder[int | None]
-    long_side: flags.FlagHolder[int]
+    long_side: flags.FlagHolder[int | None]
     dtype: flags.FlagHolder[str]
     readings: flags.FlagHolder[str | None]
     fields: dict[str, flags.FlagHolder]
@@ -138,8 +189,11 @@ class ModelFlags:
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         return dataclasses.replace(bundle, **changes)
 
-    def load(self, **changes: Any) -> dsolo.Model:
-        """The model, with the readings of the flags.
+    def load(
+        self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"], **changes: Any
+    ) -> dsolo.Model:
+        """The model, with the readings of the flags; pictures are sized as they, the preset, or
+        else the protocol say.
 
         Args:
             changes: arguments of `dsolo.load` that count instead of the flags.
@@ -159,8 +213,7 @@ class ModelFlags:
             "attention_size": self.attention_size.value,
             "timestep": self.timestep.value,
             "grid": self.grid.value,
-            "short_side": self.short_side.value,
-            "long_side": self.long_side.value,
+            **self.sides(protocol),
         }
         return dsolo.load(self.preset_name, **(arguments | changes))
 
@@ -169,6 +222,14 @@ class ModelFlags:
         names = {f.name for f in dataclasses.fields(self)} - {"dataset", "readings", "fields"}
         return {name: getattr(self, name).value for name in sorted(names)} | {
             "preset": self.preset_name
+        }
+
+    def sides(self, protocol: datasets.Protocol) -> dict[str, int]:
+        """Working size of pictures: of the flags, of a preset that has one, or of the protocol."""
+        preset = pipeline.PRESETS[self.preset_name]
+        return {
+            "short_side": self.short_side.value or preset.short_side or protocol.short_side,
+            "long_side": self.long_side.value or protocol.long_side,
         }
 
     def settings(self, model: dsolo.Model) -> dict:
@@ -234,9 +295,11 @@ def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
             lower_bound=1,
         ),
         short_side=flags.DEFINE_integer(
-            "short_side", None, "In CLIP, pixels; the preset's by default.", lower_bound=1
+            "short_side", None, "In CLIP, pixels; the preset's or the benchmark's.", lower_bound=1
         ),
-        long_side=flags.DEFINE_integer("long_side", 2048, "Cap, pixels.", lower_bound=1),
+        long_side=flags.DEFINE_integer(
+            "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1
+        ),
         dtype=flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders."),
         readings=flags.DEFINE_enum("readings", None, list(BUNDLES), "Instead of the preset's."),
         fields={field.name: _define_reading(field) for field in dataclasses.fields(Readings)},

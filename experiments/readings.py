@@ -4,8 +4,8 @@ python -m experiments.readings                              # on the miniature w
 python -m experiments.readings --dataset=ade20k --data_dir=DIR --tune_split=training --limit=500
 
 For each family of readings, attention source and method the readings are searched on --tune_split
-by a fixed rule (experiments.study.search). What was chosen, the bundle it began from and the controls
-(raw logits of the same start, plain propagation) are then measured once on --split, with paired
+by a fixed rule (experiments.study.search). What was chosen, the bundle it began from and the
+controls (raw logits of the same start, plain propagation) are then measured once on --split, with paired
 bootstrap intervals over pictures. Each start's maps are also compared to the naclip start's, which
 real checkpoints have the right way up: a negative rank correlation says that the start is inverted.
 
@@ -41,11 +41,14 @@ def main() -> None:
     output_dir = Path(
         _OUTPUT_DIR.value or f"outputs/{_DATASET.dataset.value}_readings"
     ).expanduser()
-    config = {**_DATASET.settings(), **_MODEL.chosen()}
-    tune, held_out = _DATASET.load(_TUNE_SPLIT.value), _DATASET.load()
+    protocol = _DATASET.protocol(_MODEL)
+    of_held_out, model_config = _DATASET.settings(protocol), _MODEL.chosen()
+    of_tune = of_held_out | {"split": _TUNE_SPLIT.value}
+    tune, held_out = common.load_dataset(of_tune), common.load_dataset(of_held_out)
+    load = partial(_MODEL.load, protocol)
     counts = bootstrap.draws(len(tune.ids[: _TUNE_LIMIT.value]))
 
-    upright = study.uprightness(_MODEL.load(), tune, min(50, len(tune)))
+    upright = study.uprightness(load(), tune, min(50, len(tune)))
     print("Rank correlation with the naclip start's maps (mean over classes and pictures):")
     for start, rho in upright.items():
         print(f"  {start:10} {rho:+.2f}  {'upright' if rho > 0 else 'inverted'}")
@@ -57,11 +60,11 @@ def main() -> None:
         }
         folders = {study.digest(setting): setting for setting in settings.values()}
         tallies = ablation.measure(
-            _MODEL.load,
+            load,
             tune,
             folders,
             output_dir / "tune",
-            config | {"split": _TUNE_SPLIT.value},
+            of_tune | model_config,
             limit=_TUNE_LIMIT.value,
             batch_size=_BATCH_SIZE.value,
             what=f"{source} {method}",
@@ -82,11 +85,11 @@ def main() -> None:
 
     settings, compared = study.held_out(chosen)
     tallies = ablation.measure(
-        _MODEL.load,
+        load,
         held_out,
         {ablation.folder(label): setting for label, setting in settings.items()},
         output_dir / "held_out",
-        config,
+        of_held_out | model_config,
         limit=_LIMIT.value,
         batch_size=_BATCH_SIZE.value,
         what="held out",
@@ -99,7 +102,7 @@ def main() -> None:
     with atomic(output_dir / "study.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     content = {
-        "config": config,
+        "config": of_held_out | model_config | {"tune_split": _TUNE_SPLIT.value},
         "rank_correlation": upright,
         "searches": {
             ", ".join(key): {

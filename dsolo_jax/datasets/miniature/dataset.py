@@ -9,6 +9,7 @@ from dsolo_jax.checks import choose
 from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Scene, draw
 from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, THINGS
+from dsolo_jax.vocabulary import parse
 
 NAME = "miniature"
 
@@ -48,6 +49,7 @@ def load(split: str = "validation", seed: int = 0, size: int | tuple[int, int] =
 
     return Dataset(
         name=NAME,
+        names=parse(CLASSES).classes,
         classes=CLASSES,
         ids=tuple(f"{split}_{index:05d}" for index in range(COUNTS[split])),
         label_table=_LABEL_TABLE,
