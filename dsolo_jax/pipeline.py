@@ -68,7 +68,9 @@ PRESETS = {
     for size, clip in _CLIPS.items()
 }
 # Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone.
-PRESETS["miniature"] = Preset("miniature", "clip", "robust", short_side=112, grid=28)
+PRESETS["miniature"] = Preset(
+    "miniature", "appearance", "robust", short_side=112, grid=28, attention_size=224
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,10 +113,10 @@ def _require(settings: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"--dataset={settings['dataset']} needs {', '.join(missing)} too")
 
 
-def define_dataset() -> DatasetFlags:
+def define_dataset(default: str = "ade20k") -> DatasetFlags:
     names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
     return DatasetFlags(
-        dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
+        dataset=flags.DEFINE_string("dataset", default, f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
         split=flags.DEFINE_string("split", "validation", "Split of it."),
         images=flags.DEFINE_string("images", None, "folder: the pictures."),
@@ -183,29 +183,46 @@ class ModelFlags:
             self.dataset and self.dataset.dataset.value, _PRESET
         )
 
-    def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
-        """The model, with the readings of the flags; pictures are sized as they, the preset, or
-        else the protocol say."""
+    def resolve_readings(self) -> Readings:
+        """The bundle of the flag or of the preset, with the changes that the flags name."""
         bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset_name].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
+        return dataclasses.replace(bundle, **changes)
+
+    def load(
+        self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"], **changes: Any
+    ) -> dsolo.Model:
+        """The model, with the readings of the flags; pictures are sized as they, the preset, or
+        else the protocol say.
+
+        Args:
+            changes: arguments of `dsolo.load` that count instead of the flags.
+        """
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
         except ValueError:
             found = ",".join(self.layer_weights.value)
             raise ValueError(f"--layer_weights is {found}; wanted numbers, such as 1,2") from None
-        return dsolo.load(
-            self.preset_name,
-            clip=self.clip.value,
-            attention=self.attention.value,
-            dtype=jnp.dtype(self.dtype.value),
-            readings=dataclasses.replace(bundle, **changes),
-            attention_layers=self.layers.value,
-            attention_weights=weights,
-            attention_size=self.attention_size.value,
-            timestep=self.timestep.value,
-            grid=self.grid.value,
+        arguments = {
+            "clip": self.clip.value,
+            "attention": self.attention.value,
+            "dtype": jnp.dtype(self.dtype.value),
+            "readings": self.resolve_readings(),
+            "attention_layers": self.layers.value,
+            "attention_weights": weights,
+            "attention_size": self.attention_size.value,
+            "timestep": self.timestep.value,
+            "grid": self.grid.value,
             **self.sides(protocol),
-        )
+        }
+        return dsolo.load(self.preset_name, **(arguments | changes))
+
+    def chosen(self) -> dict:
+        """The values of the flags, for a record of runs that each have readings of their own."""
+        names = {f.name for f in dataclasses.fields(self)} - {"dataset", "readings", "fields"}
+        return {name: getattr(self, name).value for name in sorted(names)} | {
+            "preset": self.preset_name
+        }
 
     def sides(self, protocol: datasets.Protocol) -> dict[str, int]:
         """Working size of pictures: of the flags, of a preset that has one, or of the protocol."""

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from absl import flags
 
-from experiments import common, demo
+from experiments import common
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often.", lower_bound=1)
 _PICTURES = flags.DEFINE_integer("pictures", 60, "How many.", lower_bound=1)
@@ -30,7 +30,8 @@ def main() -> None:
     folder = Path(_OUTPUT_DIR.value).expanduser()
     if (folder / "killed").exists():
         raise ValueError(f"{folder} holds an earlier trial; remove it, or choose --output_dir")
-    demo.write(folder / "demo", _PICTURES.value)
+    made = [f"--output_dir={folder}/demo", f"--pictures={_PICTURES.value}"]
+    subprocess.run([sys.executable, "-m", "experiments.demo", *made], check=True)
     left_alone, killed = folder / "left_alone", folder / "killed"
     start = time.monotonic()
     _run(folder, left_alone)

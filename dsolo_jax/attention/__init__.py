@@ -2,7 +2,7 @@
 
 from dsolo_jax.attention import appearance, dino, stable_diffusion
 from dsolo_jax.attention.grid import resample_attention, resample_maps
-from dsolo_jax.attention.sources import SOURCES, Source, graph, load
+from dsolo_jax.attention.sources import SOURCES, Source, graph, layer_names, load
 
 __all__ = [
     "SOURCES",
@@ -10,6 +10,7 @@ __all__ = [
     "appearance",
     "dino",
     "graph",
+    "layer_names",
     "load",
     "resample_attention",
     "resample_maps",

@@ -177,6 +177,11 @@ def _kind(name: str) -> str:
     return "dino" if (directory / "config.json").is_file() else "stable_diffusion"
 
 
+def layer_names(source: Source) -> tuple[str, ...]:
+    """What may be averaged of it."""
+    return tuple(_KINDS[source.kind].layer_names(source.config))
+
+
 def graph(source: Source, squares: UInt8[Array, "B S S 3"]) -> Float[Array, "B N N"]:
     """Patch-to-patch attention of pictures squeezed to squares; rows sum to one."""
     pixels = jnp.asarray(squares, jnp.float32) / 255
