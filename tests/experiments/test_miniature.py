@@ -123,20 +123,19 @@ def test_a_panel_leaves_what_has_no_label_white():
     assert (colours == (9, 200, 9)).all(-1).sum() == 168**2
 
 
-def test_segment_runs_on_any_picture(offline, clip_flags, tmp_path):
-    rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8)).resize((260, 180))
-    picture.save(tmp_path / "in.jpg")
+def test_segment_runs_on_a_picture_of_another_size(offline, clip_flags, evaluated, tmp_path):
+    scene = miniature.draw(0, 0)
+    Image.fromarray(scene.image).resize((224, 224)).save(tmp_path / "in.jpg")
     done = offline(
         "segment",
         "--preset=miniature",
         f"--image={tmp_path}/in.jpg",
-        "--classes=sky; star; ball",
+        f"--classes={'; '.join(miniature.CLASSES)}",  # as many as `evaluated`, which has compiled
         f"--output={tmp_path}/out.png",
         *clip_flags,
     )
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "out.png").height > 180
+    assert Image.open(tmp_path / "out.png").height > 224
 
 
 def test_the_presets_sizes_are_defaults(tiny_clip):
@@ -147,10 +146,10 @@ def test_the_presets_sizes_are_defaults(tiny_clip):
     assert dsolo.load("clip_b16", clip=tiny_clip).short_side == 336
 
 
-def test_a_cut_off_run_resumes_its_subsets_too(tiny_clip, tmp_path):
+def test_a_cut_off_run_resumes_its_subsets_too(tiny_clip, evaluated, tmp_path):
     model = dsolo.load("miniature", clip=tiny_clip)
     dataset = miniature.load()
-    config = {"method": "kl", "limit": 4, "save_predictions": False}
+    config = {"method": "velocity", "limit": 4, "save_predictions": False}
     whole = evaluate(model, dataset, tmp_path, config)
     table = (tmp_path / "per_image.csv").read_bytes()
     (tmp_path / "per_image.csv").write_bytes(b"".join(table.splitlines(keepends=True)[:3]))
