@@ -117,20 +117,35 @@ def unet_table(config: UNetConfig) -> tuple[Row, ...]:
     )
 
 
-_DOWN, _MIDDLE = "encoder.down_blocks.{i}", "encoder.mid_block"
+def vae_table(half: str) -> tuple[Row, ...]:
+    """Of the "encoder" or the "decoder"."""
+    middle = f"{half}.mid_block"
+    projections = (
+        row
+        for names in (_PROJECTIONS, _OLD_PROJECTIONS)
+        for row in _projections(f"{middle}.attentions.0", "mid_block/attentions_0", names)
+    )
+    return (
+        *_layer(f"{half}.conv_in", "conv_in", convolution),
+        *_resnet(f"{half}.down_blocks.{{i}}.resnets.{{j}}", "down_blocks_{i}/resnets_{j}"),
+        *_layer(
+            f"{half}.down_blocks.{{i}}.downsamplers.0.conv",
+            "down_blocks_{i}/downsample",
+            convolution,
+        ),
+        *_resnet(f"{half}.up_blocks.{{i}}.resnets.{{j}}", "up_blocks_{i}/resnets_{j}"),
+        *_layer(
+            f"{half}.up_blocks.{{i}}.upsamplers.0.conv", "up_blocks_{i}/upsample", convolution
+        ),
+        *_resnet(f"{middle}.resnets.{{j}}", "mid_block/resnets_{j}"),
+        *_norm(f"{middle}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
+        *projections,
+        *_norm(f"{half}.conv_norm_out", "conv_norm_out"),
+        *_layer(f"{half}.conv_out", "conv_out", convolution),
+        *_layer("quant_conv", "quant_conv", pointwise),
+    )
 
-VAE_TABLE = (
-    *_layer("encoder.conv_in", "conv_in", convolution),
-    *_resnet(f"{_DOWN}.resnets.{{j}}", "down_blocks_{i}/resnets_{j}"),
-    *_layer(f"{_DOWN}.downsamplers.0.conv", "down_blocks_{i}/downsample", convolution),
-    *_resnet(f"{_MIDDLE}.resnets.{{j}}", "mid_block/resnets_{j}"),
-    *_norm(f"{_MIDDLE}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
-    *_projections(f"{_MIDDLE}.attentions.0", "mid_block/attentions_0", _PROJECTIONS),
-    *_projections(f"{_MIDDLE}.attentions.0", "mid_block/attentions_0", _OLD_PROJECTIONS),
-    *_norm("encoder.conv_norm_out", "conv_norm_out"),
-    *_layer("encoder.conv_out", "conv_out", convolution),
-    *_layer("quant_conv", "quant_conv", pointwise),
-)
+
 _VAE_IGNORE = ("decoder.*", "post_quant_conv.*")
 
 
@@ -170,7 +185,7 @@ def load(
 
     return config, {
         "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
-        "vae": component("vae", VAE_TABLE, vae.parameter_shapes(config.vae), _VAE_IGNORE),
+        "vae": component("vae", vae_table("encoder"), vae.parameter_shapes(config.vae), _VAE_IGNORE),
         "prompt": empty_prompt(directory, config.text, variants),
     }
 
