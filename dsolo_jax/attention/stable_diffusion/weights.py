@@ -36,7 +36,7 @@ _SETTINGS = (
     "text_encoder/config.json",
     *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
 )
-_STEMS = {
+STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
@@ -134,9 +134,7 @@ def vae_table(half: str) -> tuple[Row, ...]:
             convolution,
         ),
         *_resnet(f"{half}.up_blocks.{{i}}.resnets.{{j}}", "up_blocks_{i}/resnets_{j}"),
-        *_layer(
-            f"{half}.up_blocks.{{i}}.upsamplers.0.conv", "up_blocks_{i}/upsample", convolution
-        ),
+        *_layer(f"{half}.up_blocks.{{i}}.upsamplers.0.conv", "up_blocks_{i}/upsample", convolution),
         *_resnet(f"{middle}.resnets.{{j}}", "mid_block/resnets_{j}"),
         *_norm(f"{middle}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
         *projections,
@@ -146,7 +144,7 @@ def vae_table(half: str) -> tuple[Row, ...]:
     )
 
 
-_VAE_IGNORE = ("decoder.*", "post_quant_conv.*")
+_DECODER = ("decoder.*", "post_quant_conv.*")
 
 
 # ------------------------------------------------------------------------------------ loading
@@ -179,31 +177,33 @@ def load(
     directory = _fetch(source, variants)
 
     def component(name: str, rows: Sequence[Row], shapes: Params, ignore: Sequence[str]) -> Params:
-        tensors = checkpoints.read_tensors(directory / name, _STEMS[name], variants, ignore)
+        tensors = checkpoints.read_tensors(directory / name, STEMS[name], variants, ignore)
         tree = checkpoints.convert(tensors, rows, shapes, source=directory / name)
         return checkpoints.cast(tree, dtype)
 
     return config, {
         "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
-        "vae": component("vae", vae_table("encoder"), vae.parameter_shapes(config.vae), _VAE_IGNORE),
+        "vae": component(
+            "vae", vae_table("encoder"), vae.parameter_shapes(config.vae), _VAE_IGNORE
+        ),
         "prompt": empty_prompt(directory, config.text, variants),
     }
 
 
 def _fetch(source: str | os.PathLike, variants: Sequence[str]) -> Path:
     """The folder, with each component's weights in the first variant that there is of it."""
-    wanted = list(_STEMS)
+    wanted = list(STEMS)
     for variant in variants:
         weights = (
             f"{name}/{file}"
             for name in wanted
-            for file in checkpoints.weight_files(_STEMS[name], variant)
+            for file in checkpoints.weight_files(STEMS[name], variant)
         )
         directory = checkpoints.folder(source, (*_SETTINGS, *weights), other_copies(source))
         wanted = [
             name
             for name in wanted
-            if not checkpoints.has_tensors(directory / name, _STEMS[name], variant)
+            if not checkpoints.has_tensors(directory / name, STEMS[name], variant)
         ]
         if not wanted:
             break
