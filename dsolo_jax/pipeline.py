@@ -22,12 +22,14 @@ from dsolo_jax.checks import choose
 from dsolo_jax.clip import ClipConfig, encode_patches, load_tokenizer, patchify
 from dsolo_jax.clip import load as load_clip
 from dsolo_jax.readings import METHODS, Readings, discrepancy, resolve
-from dsolo_jax.vocabulary import Vocabulary
+from dsolo_jax.vocabulary import BackgroundThreshold, Decision, Vocabulary
 
 # Mean over these blocks of CLIP's image tower is the graph, if CLIP is the attention source. The
 # first block served best where it was measured (a toy world, not real weights: BUILD_NOTES).
 _CLIP_LAYERS = ("0",)
 _CLIP_GRID = 32
+
+_SHORT_SIDE = 336
 
 # Matrices [N, N] that live at once in the solver, float32: A, its doubly stochastic form or the
 # cost and its kernel, and one more while they are made.
@@ -35,11 +37,14 @@ _MATRICES = 4
 
 
 class Preset(NamedTuple):
-    """What `load` takes from the hub, and the readings the model goes by."""
+    """Where the weights come from, the readings the model goes by, and its sizes, see `load`."""
 
     clip: str
     attention: str
     readings: str
+    short_side: int | None = None
+    grid: int | None = None
+    attention_size: int | None = None
 
 
 _CLIPS = {"b16": "openai/clip-vit-base-patch16", "l14": "openai/clip-vit-large-patch14"}
@@ -57,6 +62,8 @@ PRESETS = {
     )
     for size, clip in _CLIPS.items()
 }
+# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone.
+PRESETS["miniature"] = Preset("miniature", "clip", "robust", short_side=112, grid=28)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Model:
     readings: Readings
     source: Source | None = None
     grid: int = _CLIP_GRID
-    short_side: int = 336
+    short_side: int = _SHORT_SIDE
     long_side: int = 2048
     embeddings: dict[Vocabulary, Array] = dataclasses.field(default_factory=dict, repr=False)
 
@@ -112,25 +119,26 @@ def load(
     attention_size: int | None = None,
     timestep: float = 100,
     grid: int | None = None,
-    short_side: int = 336,
+    short_side: int | None = None,
     long_side: int = 2048,
 ) -> Model:
     """Loads the weights a preset names, and turns JAX's persistent compilation cache on.
 
     Args:
         preset: one of `PRESETS`.
-        clip: a hub id or a local folder in transformers' layout, instead of the preset's.
+        clip: a hub id, a local folder in transformers' layout, or "miniature", instead of the
+            preset's.
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
             "dinov2", a hub id or a local folder of such a checkpoint, or "clip", CLIP's own maps.
         dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
         readings: "robust", "paper" or a `Readings`, instead of the preset's.
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
             None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP.
-        attention_size: side of the square the source sees, pixels, about 512 if None: 512 gives
-            Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
+        attention_size: side of the square the source sees, pixels; the preset's, or about 512, if
+            None: 512 gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
         timestep: of Stable Diffusion's one step.
-        grid: side of the solver's grid; the source's own if None, 32 if that is CLIP.
-        short_side, long_side: see `Model`.
+        grid: side of the solver's grid; the preset's, or the source's own, if None; 32 for CLIP.
+        short_side, long_side: see `Model`; the preset's short side, or 336, if None.
 
     Raises:
         ValueError: unknown preset, source or layer; a checkpoint that does not fit; a grid that
@@ -141,6 +149,7 @@ def load(
     name = chosen.attention if attention is None else os.fspath(attention)
     if grid is not None and grid < 1:
         raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
+    grid = chosen.grid if grid is None else grid
     cache.keep_compilations()
     source = None
     if name != "clip":
@@ -149,7 +158,7 @@ def load(
             dtype,
             layers=attention_layers,
             weights=attention_weights,
-            size=attention_size,
+            size=chosen.attention_size if attention_size is None else attention_size,
             timestep=timestep,
         )
         attention_layers, grid = source.layers, source.grid if grid is None else grid
@@ -175,7 +184,7 @@ def load(
         readings=resolve(chosen.readings if readings is None else readings),
         source=source,
         grid=grid or _CLIP_GRID,
-        short_side=short_side,
+        short_side=short_side or chosen.short_side or _SHORT_SIDE,
         long_side=long_side,
     )
 
@@ -248,6 +257,7 @@ def segment_batch(
     readings: str | Readings | None = None,
     return_scores: bool = False,
     watch: Callable[[str, Any], None] = lambda stage, value: None,
+    threshold: BackgroundThreshold | None = None,
 ) -> list[Result]:
     """`segment` of several pictures of any shapes, each made ready by `prepare`.
 
@@ -255,12 +265,14 @@ def segment_batch(
     together, padded; a picture's result is the same alone, in a batch, or in a larger bucket.
 
     Args:
+        threshold: below which class 0 wins, see `decision`.
         watch: called with the name and the value of each stage as it ends: "graph", "CLIP",
             "solver", "pixels". A value may still be on its way: `jax.block_until_ready` waits.
     """
     choose("method", method, METHODS)
     readings = model.readings if readings is None else resolve(readings)
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
+    solved, decide = decision(words, method, threshold)
     results: dict[int, Result] = {}
     for members in buckets([len(picture.patches) for picture in pictures]):
         batch = [pictures[i] for i in members]
@@ -268,10 +280,10 @@ def segment_batch(
         watch("graph", attention)
         encoded = encode(model, batch, words, readings.start, attention)
         watch("CLIP", encoded)
-        scores = solve(encoded, words, method, readings)
+        scores = solve(encoded, solved, method, readings)
         watch("solver", scores)
         for i, picture, scores_ in zip(members, batch, scores, strict=False):
-            results[i] = to_pixels(picture, scores_, readings, return_scores)
+            results[i] = to_pixels(picture, scores_, readings, return_scores, decide)
             watch("pixels", results[i])
     return [results[i] for i in range(len(pictures))]
 
@@ -330,6 +342,25 @@ def solve(
     """Scores of the classes on the solver's grid."""
     query_class = np.array(words.query_class, np.int32)
     return _solve(encoded, query_class, len(words.classes), method=method, readings=readings)
+
+
+def decision(
+    words: Vocabulary, method: str, threshold: BackgroundThreshold | None
+) -> tuple[Vocabulary, Decision | None]:
+    """What `solve` scores, and what `to_pixels` makes of its scores, under a threshold.
+
+    The logits stay those of queries up to the pixels, as the probabilities are over all of them.
+    The other methods give scores of classes, and a threshold is taken of these as if they were
+    logits.
+    """
+    if threshold is None:
+        return words, None
+    if method == "logits":
+        return vocabulary.unfolded(words), Decision(
+            words.query_class, len(words.classes), threshold
+        )
+    classes = len(words.classes)
+    return words, Decision(tuple(range(classes)), classes, threshold)
 
 
 def embed_classes(model: Model, words: Vocabulary) -> Float[Array, "Q D"]:
@@ -439,6 +470,7 @@ def to_pixels(
     scores: Float[Array, "C r r"],
     readings: Readings,
     return_scores: bool = False,
+    decide: Decision | None = None,
 ) -> Result:
     """Scores to the picture's own size; the picture is padded, so that few sizes compile."""
     height, width = picture.pixels.shape[:2]
@@ -450,8 +482,8 @@ def to_pixels(
         "range_sigma": readings.range_sigma,
     }
     if not return_scores:
-        labels = refine.upsample_labels(scores, guide, size, **options)
+        labels = refine.upsample_labels(scores, guide, size, **options, decide=decide)
         return Result(np.asarray(labels)[:height, :width], None)
-    upsampled = np.asarray(refine.joint_bilateral_upsample(scores, guide, size, **options))
-    upsampled = upsampled[:, :height, :width]
+    upsampled = refine.joint_bilateral_upsample(scores, guide, size, **options)
+    upsampled = np.asarray(decide(upsampled) if decide else upsampled)[:, :height, :width]
     return Result(upsampled.argmax(axis=0).astype(np.int32), upsampled)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import jax
@@ -86,6 +87,55 @@ def fold(
 ) -> Float[Array, "C ..."]:
     """The largest score among a class's queries."""
     return jax.ops.segment_max(scores, query_class, num_classes)
+
+
+def unfolded(vocabulary: Vocabulary) -> Vocabulary:
+    """Every query a class of its own."""
+    return Vocabulary(vocabulary.queries, vocabulary.queries, tuple(range(len(vocabulary.queries))))
+
+
+@dataclasses.dataclass(frozen=True)
+class BackgroundThreshold:
+    """Class 0 is, besides its own pixels, where no query is probable: where the largest of
+
+        P_q = exp(logit_scale s_q) / sum_q' exp(logit_scale s_q')
+
+    is below `probability`.
+
+    Source: prob_thd of NACLIP, SCLIP, ProxyCLIP and the others of the field.
+    """
+
+    probability: float
+    logit_scale: float = 40.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Scores of queries in a pixel -> scores of classes there, the largest of which wins.
+
+    query_class, num_classes: see `fold`.
+    threshold: of class 0.
+    """
+
+    query_class: tuple[int, ...]
+    num_classes: int
+    threshold: BackgroundThreshold
+
+    def __call__(self, scores: Float[Array, "Q ..."]) -> Float[Array, "C ..."]:
+        """Folded, and the threshold t, in units of the scores, put under class 0:
+
+            s_c = max over the queries q of c of s_q
+            t   = (log sum_q exp(logit_scale s_q) + log probability) / logit_scale
+            s_0 <- max(s_0, t)
+
+        As log max_q P_q = logit_scale max_q s_q - log sum_q exp(logit_scale s_q), the largest
+        probability is below `probability` just where max_c s_c < t. There class 0 has t, the
+        largest score; everywhere else t is at most the largest score and changes no winner.
+        """
+        probability, scale = dataclasses.astuple(self.threshold)
+        folded = fold(scores, np.array(self.query_class, np.int32), self.num_classes)
+        t = (jax.nn.logsumexp(scale * scores, axis=0) + math.log(probability)) / scale
+        return folded.at[0].max(t)
 
 
 def prompts(queries: Sequence[str], templates: Sequence[str]) -> list[str]:

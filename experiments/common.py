@@ -10,6 +10,8 @@ from absl import app, flags, logging
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.attention import SOURCES
+from dsolo_jax.datasets import miniature
+from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, resolve
 
 
@@ -36,7 +38,7 @@ def define_method() -> flags.FlagHolder[str]:
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFlags:
-    """The flags that choose a dataset."""
+    """The flags that choose a dataset, and how it is run: `changes` of its protocol."""
 
     dataset: flags.FlagHolder[str]
     data_dir: flags.FlagHolder[str | None]
@@ -46,22 +48,39 @@ class DatasetFlags:
     classes: flags.FlagHolder[str | None]
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
+    world_seed: flags.FlagHolder[int]
+    changes: dict[str, flags.FlagHolder]
 
     def settings(self) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items()}
+        return {name: flag.value for name, flag in vars(self).items() if name != "changes"}
 
-    def load(self) -> datasets.Dataset:
-        """The dataset.
+    def protocol(self, model: "ModelFlags") -> datasets.Protocol:
+        """The dataset's protocol, with the changes of the flags.
+
+        Raises:
+            ValueError: an unknown dataset, or changes that do not fit it.
+        """
+        return datasets.protocol(
+            self.dataset.value,
+            short_side=model.short_side.value,
+            long_side=model.long_side.value,
+            **{name: flag.value for name, flag in self.changes.items()},
+        )
+
+    def load(self, protocol: datasets.Protocol) -> datasets.Dataset:
+        """The dataset, run by `protocol`.
 
         Raises:
             ValueError: an unknown one, or one whose other flags are missing.
         """
         name = self.dataset.value
+        if name == miniature.NAME:
+            return miniature.load(self.split.value, self.world_seed.value, protocol=protocol)
         if name != "folder":
             datasets.benchmark(name)  # an unknown name comes before a missing flag
             self._require("data_dir")
-            return datasets.load(name, self.data_dir.value, self.split.value)
+            return datasets.load(name, self.data_dir.value, self.split.value, protocol)
         self._require("images", "labels", "classes")
         return datasets.load_folder(
             self.images.value,
@@ -69,6 +88,7 @@ class DatasetFlags:
             self.classes.value,
             ignore=self.ignore.value,
             label_offset=self.label_offset.value,
+            protocol=protocol,
         )
 
     def _require(self, *names: str) -> None:
@@ -78,7 +98,7 @@ class DatasetFlags:
 
 
 def define_dataset() -> DatasetFlags:
-    names = ", ".join((*datasets.NAMES, "folder"))
+    names = ", ".join(datasets.PROTOCOLS)
     return DatasetFlags(
         dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
@@ -92,14 +112,41 @@ def define_dataset() -> DatasetFlags:
         label_offset=flags.DEFINE_integer(
             "label_offset", 0, "folder: added to stored values; below 0 they do not count."
         ),
+        world_seed=flags.DEFINE_integer(
+            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
+        ),
+        changes={
+            "vocabulary": flags.DEFINE_enum(
+                "vocabulary", None, list(VOCABULARIES), "Words of the classes; naclip by default."
+            ),
+            "background_words": flags.DEFINE_string(
+                "background_words", None, "Of class 0, separated by ', ', instead of the list's."
+            ),
+            "background_rule": flags.DEFINE_enum(
+                "background_rule", None, list(BACKGROUND_RULES), "What makes a pixel background."
+            ),
+            "probability_threshold": flags.DEFINE_float(
+                "probability_threshold", None, "Below it a pixel is background."
+            ),
+            "logit_scale": flags.DEFINE_float(
+                "logit_scale", None, "Of the probabilities' softmax.", lower_bound=1e-3
+            ),
+            "reduce_zero_label": flags.DEFINE_bool(
+                "reduce_zero_label", None, "Stored 0 does not count; the others move down."
+            ),
+        },
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFlags:
-    """The flags that choose a model; `fields` are those of `Readings`."""
+    """The flags that choose a model; `fields` are those of `Readings`.
 
-    preset: flags.FlagHolder[str]
+    dataset: what it is for; the preset that is taken if none is named depends on it.
+    """
+
+    dataset: DatasetFlags | None
+    preset: flags.FlagHolder[str | None]
     clip: flags.FlagHolder[str | None]
     attention: flags.FlagHolder[str | None]
     layers: flags.FlagHolder[list[str] | None]
@@ -107,15 +154,24 @@ class ModelFlags:
     attention_size: flags.FlagHolder[int | None]
     timestep: flags.FlagHolder[int]
     grid: flags.FlagHolder[int | None]
-    short_side: flags.FlagHolder[int]
-    long_side: flags.FlagHolder[int]
+    short_side: flags.FlagHolder[int | None]
+    long_side: flags.FlagHolder[int | None]
     dtype: flags.FlagHolder[str]
     readings: flags.FlagHolder[str | None]
     fields: dict[str, flags.FlagHolder]
 
-    def load(self) -> dsolo.Model:
-        """The model, with the readings of the flags."""
-        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset.value].readings)
+    @property
+    def preset_name(self) -> str:
+        """The preset of the flag, or of the dataset."""
+        return self.preset.value or _PRESET_OF.get(
+            self.dataset and self.dataset.dataset.value, _PRESET
+        )
+
+    def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
+        """The model, with the readings of the flags; pictures are sized as the flags, the preset or
+        else the protocol say."""
+        preset = pipeline.PRESETS[self.preset_name]
+        bundle = resolve(self.readings.value or preset.readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
@@ -123,7 +179,7 @@ class ModelFlags:
             found = ",".join(self.layer_weights.value)
             raise ValueError(f"--layer_weights is {found}; wanted numbers, such as 1,2") from None
         return dsolo.load(
-            self.preset.value,
+            self.preset_name,
             clip=self.clip.value,
             attention=self.attention.value,
             dtype=jnp.dtype(self.dtype.value),
@@ -133,15 +189,15 @@ class ModelFlags:
             attention_size=self.attention_size.value,
             timestep=self.timestep.value,
             grid=self.grid.value,
-            short_side=self.short_side.value,
-            long_side=self.long_side.value,
+            short_side=self.short_side.value or preset.short_side or protocol.short_side,
+            long_side=self.long_side.value or protocol.long_side,
         )
 
     def settings(self, model: dsolo.Model) -> dict:
         """What of the model decides its results, for a record of a run."""
         return {
-            "preset": self.preset.value,
-            "clip": self.clip.value or pipeline.PRESETS[self.preset.value].clip,
+            "preset": self.preset_name,
+            "clip": self.clip.value or pipeline.PRESETS[self.preset_name].clip,
             "attention": model.attention,
             "layers": list(model.attention_layers),
             "layer_weights": self.layer_weights.value,
@@ -155,12 +211,22 @@ class ModelFlags:
         }
 
 
-def define_model() -> ModelFlags:
+_PRESET = "dslo_b16"
+_PRESET_OF = {miniature.NAME: "miniature"}
+
+
+def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
     return ModelFlags(
+        dataset=dataset,
         preset=flags.DEFINE_enum(
-            "preset", "dslo_b16", list(pipeline.PRESETS), "Weights, readings."
+            "preset",
+            None,
+            list(pipeline.PRESETS),
+            f"Weights, readings, sizes; {_PRESET} by default, for miniature that of its name.",
         ),
-        clip=flags.DEFINE_string("clip", None, "Hub id or folder, instead of the preset's CLIP."),
+        clip=flags.DEFINE_string(
+            "clip", None, "Hub id, folder or 'miniature', instead of the preset's CLIP."
+        ),
         attention=flags.DEFINE_string(
             "attention",
             None,
@@ -189,8 +255,15 @@ def define_model() -> ModelFlags:
             "Side of the solver's grid; the source's own by default, 32 for CLIP.",
             lower_bound=1,
         ),
-        short_side=flags.DEFINE_integer("short_side", 336, "In CLIP, pixels.", lower_bound=1),
-        long_side=flags.DEFINE_integer("long_side", 2048, "Cap, pixels.", lower_bound=1),
+        short_side=flags.DEFINE_integer(
+            "short_side",
+            None,
+            "In CLIP, pixels; the preset's, the benchmark's, or 336.",
+            lower_bound=1,
+        ),
+        long_side=flags.DEFINE_integer(
+            "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1
+        ),
         dtype=flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders."),
         readings=flags.DEFINE_enum("readings", None, list(BUNDLES), "Instead of the preset's."),
         fields={field.name: _define_reading(field) for field in dataclasses.fields(Readings)},

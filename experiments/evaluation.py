@@ -5,7 +5,7 @@ import json
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from dsolo_jax import datasets, images, metrics, pipeline, vocabulary
 from dsolo_jax.files import atomic, write_json, writing
 from dsolo_jax.progress import progress
 
-_COLUMNS = ("id", "miou", "accuracy", "confusion")
+_COLUMNS = ("id", "miou", "accuracy")
 
 
 class Prepared(NamedTuple):
@@ -27,6 +27,7 @@ class Prepared(NamedTuple):
     id: str
     picture: dsolo.Picture
     truth: np.ndarray  # int32 [H, W]
+    subsets: dict[str, np.ndarray]  # bool [H, W], pixels that are scored apart too
 
 
 class Prediction(NamedTuple):
@@ -34,7 +35,7 @@ class Prediction(NamedTuple):
 
     id: str
     labels: np.ndarray  # int32 [H, W]
-    confusion: np.ndarray  # int64 [C, C], rows truth
+    confusions: dict[str, np.ndarray]  # int64 [C, C], rows truth; of all pixels ("") and subsets
 
 
 def batches(
@@ -43,7 +44,8 @@ def batches(
     """Examples in order, `batch_size` at a time, read ahead by threads."""
 
     def ready(example: dict) -> Prepared:
-        return Prepared(example["id"], dsolo.prepare(model, example["image"]), example["labels"])
+        picture = dsolo.prepare(model, example["image"])
+        return Prepared(example["id"], picture, example["labels"], example.get("subsets", {}))
 
     batch = []
     for example in datasets.examples(dataset, indices, transform=ready):
@@ -62,16 +64,19 @@ def predictions(
     *,
     method: str,
     batch_size: int,
-    watch: Callable[..., None],
+    watch: Callable[..., None] = lambda stage, value=None: None,
 ) -> Iterator[Prediction]:
     """Predictions of the examples at `indices`, in order."""
-    words = vocabulary.parse(dataset.classes)
+    words, threshold = vocabulary.parse(dataset.classes), dataset.protocol.threshold(method)
     for batch in batches(model, dataset, indices, batch_size):
         watch("reading")
         pictures = [example.picture for example in batch]
-        results = dsolo.segment_batch(model, pictures, words, method, watch=watch)
+        results = dsolo.segment_batch(
+            model, pictures, words, method, watch=watch, threshold=threshold
+        )
         for example, result in zip(batch, results, strict=True):
-            yield Prediction(example.id, result.labels, confusion(result.labels, example, dataset))
+            counted = confusions(result.labels, example, dataset)
+            yield Prediction(example.id, result.labels, counted)
         watch("records")
 
 
@@ -79,6 +84,30 @@ def confusion(labels: np.ndarray, example: Prepared, dataset: datasets.Dataset) 
     """The example's confusion matrix."""
     matrix = metrics.confusion_matrix(labels, example.truth, len(dataset.classes), dataset.ignore)
     return np.asarray(matrix, np.int64)
+
+
+def confusions(
+    labels: np.ndarray, example: Prepared, dataset: datasets.Dataset
+) -> dict[str, np.ndarray]:
+    """The example's confusion matrix, "", and that of each subset's pixels alone."""
+    parts = {
+        name: example._replace(truth=np.where(inside, example.truth, dataset.ignore))
+        for name, inside in example.subsets.items()
+    }
+    return {
+        name: confusion(labels, part, dataset) for name, part in ({"": example} | parts).items()
+    }
+
+
+def subset_miou(matrix: np.ndarray) -> float:
+    """Mean IoU of the classes that a subset of the pixels holds, counted on these pixels alone.
+
+    What is said of pixels outside does not count, for or against: the same false alarms on the
+    background would weigh more in a smaller subset.
+    """
+    _, iou = metrics.mean_iou(matrix)
+    held = matrix.sum(axis=1) > 0
+    return float(iou[held].mean()) if held.any() else math.nan
 
 
 def evaluate(
@@ -111,7 +140,8 @@ def evaluate(
     table = output_dir / "per_image.csv"
     _claim(output_dir, config, overwrite)
     ids = dataset.ids[: config["limit"]]
-    done, total = _done(table, set(ids), len(dataset.classes))
+    names = ("", *dataset.subsets)
+    done, totals = _done(table, set(ids), names, len(dataset.classes))
 
     todo = [
         i
@@ -133,17 +163,18 @@ def evaluate(
             images.write_png(path, prediction.labels)
         with writing(table), table.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(_row(prediction))
-        total += prediction.confusion
+        for name in names:
+            totals[name] += prediction.confusions[name]
 
-    miou, iou = metrics.mean_iou(total)
+    miou, iou = metrics.mean_iou(totals[""])
     results = {
         "dataset": dataset.name,
         "method": config["method"],
         "miou": _json_number(miou),
         "per_class": {
-            name: _json_number(value)
-            for name, value in zip(vocabulary.parse(dataset.classes).classes, iou, strict=True)
+            name: _json_number(value) for name, value in zip(dataset.names, iou, strict=True)
         },
+        **{f"miou_{name}": _json_number(subset_miou(totals[name])) for name in dataset.subsets},
         "num_images": len(ids),
         "seconds": time.monotonic() - start,
         "config": config,
@@ -182,19 +213,26 @@ def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
     write_json(path, config)
 
 
-def _done(table: Path, ids: set[str], num_classes: int) -> tuple[set[str], np.ndarray]:
-    """Pictures in the table and the sum of their confusion matrices.
+def _columns(names: Sequence[str]) -> tuple[str, ...]:
+    return (*_COLUMNS, *(f"confusion_{name}" if name else "confusion" for name in names))
+
+
+def _done(
+    table: Path, ids: set[str], names: Sequence[str], num_classes: int
+) -> tuple[set[str], dict[str, np.ndarray]]:
+    """Pictures in the table and the sums of their confusion matrices.
 
     A last line that was cut short is dropped from the table.
     """
     lines = []
     if table.is_file():
         lines = table.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")] or [",".join(_COLUMNS) + "\n"]
+    whole = [line for line in lines if line.endswith("\n")] or [",".join(_columns(names)) + "\n"]
     if whole != lines:
         with atomic(table) as temporary:
             temporary.write_text("".join(whole), encoding="utf-8")
-    done, total = set(), np.zeros((num_classes, num_classes), np.int64)
+    done = set()
+    totals = {name: np.zeros((num_classes, num_classes), np.int64) for name in names}
     for row in csv.DictReader(whole):
         if row["id"] not in ids:
             raise ValueError(
@@ -202,19 +240,23 @@ def _done(table: Path, ids: set[str], num_classes: int) -> tuple[set[str], np.nd
                 "--output_dir, or --overwrite it"
             )
         done.add(row["id"])
-        for cell in row["confusion"].split():
-            truth, label, pixels = map(int, cell.split(":"))
-            total[truth, label] += pixels
-    return done, total
+        for total, cells in zip(totals.values(), list(row.values())[len(_COLUMNS) :], strict=True):
+            for cell in cells.split():
+                truth, label, pixels = map(int, cell.split(":"))
+                total[truth, label] += pixels
+    return done, totals
 
 
 def _row(prediction: Prediction) -> tuple[str, ...]:
-    """The confusion matrix is kept sparse: truth:prediction:pixels, separated by spaces."""
-    matrix = prediction.confusion
+    """Confusion matrices are kept sparse: truth:prediction:pixels, separated by spaces."""
+    matrix = prediction.confusions[""]
     miou, _ = metrics.mean_iou(matrix)
     accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-    cells = " ".join(f"{t}:{p}:{matrix[t, p]}" for t, p in zip(*np.nonzero(matrix), strict=True))
-    return prediction.id, f"{miou:.6f}", f"{accuracy:.6f}", cells
+    cells = (
+        " ".join(f"{t}:{p}:{matrix[t, p]}" for t, p in zip(*np.nonzero(matrix), strict=True))
+        for matrix in prediction.confusions.values()
+    )
+    return prediction.id, f"{miou:.6f}", f"{accuracy:.6f}", *cells
 
 
 def _json_number(value: float) -> float | None:

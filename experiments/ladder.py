@@ -89,9 +89,13 @@ def measure(
             for (row, name), total in sums.items():
                 method, changes = LADDER[row]
                 chosen = dataclasses.replace(variants[name], **changes)
-                scores = pipeline.solve(encoded[chosen.start], words, method, chosen)
+                threshold = dataset.protocol.threshold(method)
+                solved, decide = pipeline.decision(words, method, threshold)
+                scores = pipeline.solve(encoded[chosen.start], solved, method, chosen)
                 for example, scores_ in zip(examples, scores, strict=False):
-                    labels = pipeline.to_pixels(example.picture, scores_, chosen).labels
+                    labels = pipeline.to_pixels(
+                        example.picture, scores_, chosen, decide=decide
+                    ).labels
                     total += evaluation.confusion(labels, example, dataset)
     ladder = {
         row: {name: 100 * metrics.mean_iou(sums[row, name])[0] for name in variants}

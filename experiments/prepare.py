@@ -9,11 +9,15 @@ from pathlib import Path
 from absl import flags
 
 from dsolo_jax import datasets
+from dsolo_jax.datasets import layouts
 from experiments import common
 
 _DATASET = flags.DEFINE_string("dataset", "ade20k", f"One of: {', '.join(datasets.NAMES)}.")
 _SOURCE = flags.DEFINE_string("source", None, "Folder of the original, as its authors lay it out.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder to prepare it in.")
+_LABELS = flags.DEFINE_string(
+    "labels", None, "Label maps to take where there are several, e.g. SegmentationClassAug of VOC."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Build it again if it is there already.")
 
 
@@ -22,19 +26,26 @@ def main() -> None:
 
     benchmark = datasets.benchmark(_DATASET.value)
     data_dir, source = (Path(d.value).expanduser() for d in (_DATA_DIR, _SOURCE))
-    built = prepared.prepare(benchmark, source, data_dir, overwrite=_OVERWRITE.value)
+    built = prepared.prepare(
+        benchmark, source, data_dir, labels=_LABELS.value, overwrite=_OVERWRITE.value
+    )
 
-    place = prepared.directory(benchmark, data_dir)
-    print(f"{benchmark.name} prepared in {place}")
+    print(f"{benchmark.name} prepared in {prepared.directory(benchmark, data_dir)}")
     if not built:
         print("  (it was there already; --overwrite builds it again)")
-    for split, count in prepared.counts(benchmark, data_dir).items():
-        official = benchmark.official_counts[split]
-        note = "" if count == official else f" (warning: the official set has {official})"
-        print(f"  {split}: {count} pictures{note}")
+    summary = prepared.summary(benchmark, data_dir)
+    for split, ids in summary.ids.items():
+        official = summary.official[split]
+        note = "" if len(ids) == official else f" (warning: the official set has {official})"
+        print(f"  {split}: {len(ids)} pictures{note}")
+    if summary.absent:
+        print(f"  not there: {layouts.named(summary.absent)}")
     print("Next:")
     there = shlex.quote(str(data_dir))
-    print(f"  python -m experiments.eval --dataset={benchmark.name} --data_dir={there}")
+    for name in datasets.NAMES:
+        other = datasets.benchmark(name)
+        if other.collection == benchmark.collection and summary.labels in other.label_tables:
+            print(f"  python -m experiments.eval --dataset={name} --data_dir={there}")
 
 
 if __name__ == "__main__":

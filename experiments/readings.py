@@ -16,7 +16,7 @@ from dsolo_jax.files import write_json
 from experiments import common, ladder
 
 _DATASET = common.define_dataset()
-_MODEL = common.define_model()
+_MODEL = common.define_model(_DATASET)
 _LIMIT = flags.DEFINE_integer("limit", 100, "Only the first pictures.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 1, "Pictures at a time.", lower_bound=1)
 _VARIANTS = flags.DEFINE_string(
@@ -26,11 +26,12 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")
 
 
 def main() -> None:
-    dataset = _DATASET.load()
+    protocol = _DATASET.protocol(_MODEL)
+    dataset = _DATASET.load(protocol)
     variants = {
         name: ladder.variant(name) for name in map(str.strip, _VARIANTS.value.split(";")) if name
     }
-    model = _MODEL.load()
+    model = _MODEL.load(protocol)
     count = min(_LIMIT.value, len(dataset))
     miou, uprightness = ladder.measure(
         model, dataset, count, variants, batch_size=_BATCH_SIZE.value

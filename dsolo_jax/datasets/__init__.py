@@ -1,30 +1,42 @@
 """Benchmarks and folders of labelled pictures.
 
-A new benchmark is one file with a `BENCHMARK` and one row in the table below.
+A new benchmark is one file with its `BENCHMARKS`, one row in the table below, one in `protocols`,
+and its word lists in vocab/.
 """
 
 from pathlib import Path
 
 from dsolo_jax.checks import choose
-from dsolo_jax.datasets import ade20k
-from dsolo_jax.datasets.benchmark import IGNORE, Benchmark, Dataset, read_classes
+from dsolo_jax.datasets import ade20k, cityscapes, coco, context, voc
+from dsolo_jax.datasets.benchmark import IGNORE, Benchmark, Dataset
+from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.folder import load_folder
 from dsolo_jax.datasets.loading import examples
+from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol, protocol
 
 __all__ = [
     "IGNORE",
     "NAMES",
+    "PROTOCOLS",
     "Benchmark",
     "Dataset",
+    "Protocol",
     "benchmark",
     "examples",
     "load",
     "load_folder",
+    "protocol",
     "read_classes",
 ]
 
-_BENCHMARKS = {module.BENCHMARK.name: module.BENCHMARK for module in (ade20k,)}
-NAMES = tuple(_BENCHMARKS)
+_BENCHMARKS = {
+    benchmark.name: benchmark
+    for module in (voc, context, coco, cityscapes, ade20k)
+    for benchmark in module.BENCHMARKS
+}
+
+# In the order of the paper's table.
+NAMES = tuple(name for name in PROTOCOLS if name in _BENCHMARKS)
 
 
 def benchmark(name: str) -> Benchmark:
@@ -36,14 +48,22 @@ def benchmark(name: str) -> Benchmark:
     return _BENCHMARKS[choose("dataset", name, NAMES)]
 
 
-def load(name: str, data_dir: str | Path, split: str = "validation") -> Dataset:
+def load(
+    name: str,
+    data_dir: str | Path,
+    split: str = "validation",
+    protocol: Protocol | None = None,
+) -> Dataset:
     """A prepared benchmark: classes, ids and examples dict(id, image, labels).
 
+    Args:
+        protocol: how it is run; if None its own, see `protocols`.
+
     Raises:
-        ValueError: an unknown name or split.
+        ValueError: an unknown name or split; label maps it cannot be had from.
         FileNotFoundError: not prepared; the message holds the command that prepares it.
     """
     chosen = benchmark(name)
     from dsolo_jax.datasets import prepared  # imports TFDS, half a second
 
-    return prepared.load(chosen, Path(data_dir), split)
+    return prepared.load(chosen, Path(data_dir), split, protocol or PROTOCOLS[name])

@@ -1,19 +1,16 @@
 """What a benchmark is, and the one kind of dataset every benchmark becomes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
 from dsolo_jax.images import decode_image, decode_labels
 
 IGNORE = 255
-
-_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
-_LABELS = {".png"}
-_LISTED = 5
 
 
 class Pair(NamedTuple):
@@ -22,6 +19,21 @@ class Pair(NamedTuple):
     id: str
     image: Path
     labels: Path
+
+
+class Found(NamedTuple):
+    """The files of a collection below a folder.
+
+    labels: the name of the coding that their label maps have.
+    splits: the examples of each split there.
+    official: pictures in each of these splits of the official set.
+    absent: names of official pictures that are not there, where names can be known.
+    """
+
+    labels: str
+    splits: dict[str, list[Pair]]
+    official: dict[str, int]
+    absent: Sequence[str] = ()
 
 
 class Encoded(NamedTuple):
@@ -34,26 +46,57 @@ class Encoded(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """A published benchmark: the part of it that differs from the others.
+class Collection:
+    """Published pictures and label maps, prepared once for every benchmark on them.
 
     Attributes:
-        name: as on the command line.
-        classes: one string a class, synonyms after ", ", in label order.
-        label_table: each value of the official label files -> class index, or `IGNORE`.
-        official_counts: pictures in each split of the official set.
-        find: the files of each split present below a folder of the official layout.
+        name: of the prepared folder.
+        find: the files below a folder of an official layout, with label maps of the coding given,
+            or of the first one there is.
         origin: where the original is to be had, and on what terms.
-        hint: what to look at when a label value is not in `label_table`.
+        hint: what to look at when a label map holds a value that it should not.
+        label_bytes: a label map as an encoded picture of one index a pixel.
     """
 
     name: str
-    classes: tuple[str, ...]
-    label_table: Mapping[int, int]
-    official_counts: Mapping[str, int]
-    find: Callable[[Path], dict[str, list[Pair]]]
+    find: Callable[[Path, str | None], Found]
     origin: str
     hint: str
+    label_bytes: Callable[[Path], bytes] = Path.read_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Benchmark:
+    """A published benchmark: a collection, and what its labels mean. Its classes and the rest of
+    how it is run are in `protocols`.
+
+    Attributes:
+        name: as on the command line.
+        collection: the pictures.
+        label_tables: for each coding of label maps it can be had from, each value they hold -> its
+            label or `IGNORE`; before `reduce_zero_label`.
+    """
+
+    name: str
+    collection: Collection
+    label_tables: Mapping[str, Mapping[int, int]]
+
+    def label_table(self, coding: str, protocol: Protocol) -> dict[int, int]:
+        """Each stored value -> class index, or `IGNORE`.
+
+        Raises:
+            ValueError: label maps of a coding that this benchmark cannot be had from.
+        """
+        if coding not in self.label_tables:
+            raise ValueError(
+                f"{self.name} cannot be had from {coding} label maps, which hold too little; "
+                f"prepare it from {' or '.join(self.label_tables)}"
+            )
+        table = dict(self.label_tables[coding])
+        if protocol.reduce_zero_label:
+            unchanged = {0: IGNORE, IGNORE: IGNORE}
+            table = {stored: unchanged.get(label, label - 1) for stored, label in table.items()}
+        return table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,22 +105,42 @@ class Dataset:
 
     `image` is uint8 [H, W, 3], `labels` int32 [H, W] holding class indices and `ignore` where a
     pixel does not count. Bad pictures and labels raise ValueError naming them.
+
+    Attributes:
+        names: of the classes, by which results go.
+        classes: words of each, synonyms after ", ".
+        coding: which of the official label maps they are.
+        official: pictures in this split of the official set, if there is one.
+        subsets: stored label values whose pixels are scored apart too: `dataset[i]` then also holds
+            "subsets", for each name which pixels they are, bool [H, W].
     """
 
     name: str
+    names: tuple[str, ...]
     classes: tuple[str, ...]
     ids: tuple[str, ...]
     label_table: Mapping[int, int]
     encoded: Callable[[int], Encoded]
     hint: str
+    protocol: Protocol = PROTOCOLS["folder"]
     ignore: int = IGNORE
+    coding: str | None = None
+    official: int | None = None
+    subsets: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, labels = decode(self.encoded(index), self.label_table, self.hint)
-        return {"id": self.ids[index], "image": image, "labels": labels}
+        encoded = self.encoded(index)
+        image, labels = decode(encoded, self.label_table, self.hint)
+        example = {"id": self.ids[index], "image": image, "labels": labels}
+        if self.subsets:
+            stored = decode_labels(encoded.labels, encoded.labels_name)
+            example["subsets"] = {
+                name: np.isin(stored, list(values)) for name, values in self.subsets.items()
+            }
+        return example
 
 
 def decode(
@@ -118,85 +181,3 @@ def _ranges(values: Mapping[int, int]) -> str:
     values = np.array(sorted(values))
     runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
     return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
-
-
-def shifted_labels(
-    num_classes: int, *, offset: int = 0, ignore_stored: int = 255, ignore: int = IGNORE
-) -> dict[int, int]:
-    """Label table: `offset` is added to every stored value except `ignore_stored`.
-
-    Stored values that become negative are ignored: with offset -1 that is the stored 0, as in
-    mmseg's reduce_zero_label.
-    """
-    table = {label - offset: label for label in range(num_classes) if label >= offset}
-    table |= {stored: ignore for stored in range(-offset)}
-    if ignore_stored >= 0:
-        table[ignore_stored] = ignore
-    return table
-
-
-def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Classes of a text file: one a line, synonyms after ", ".
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; no classes; an empty line between classes
-            (every class after it would be off by one); synonyms separated by ";".
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no class file at {path}, wanted a text file: one class a line, synonyms after ', '"
-        )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
-    if not lines:
-        raise ValueError(f"{path} is empty, wanted one class a line, synonyms after ', '")
-    for number, line in enumerate(lines, 1):
-        if not line:
-            raise ValueError(
-                f"line {number} of {path} is empty: the classes after it would get wrong labels; "
-                "remove the line, or name the class"
-            )
-        if ";" in line:
-            raise ValueError(f"line {number} of {path} is {line!r}: separate synonyms by ', '")
-    return tuple(lines)
-
-
-def matched(images: Path, labels: Path) -> list[Pair]:
-    """Pictures of one folder with the label PNGs of another, by file stem, sorted by it.
-
-    Labels without a picture are left aside; hidden files too.
-
-    Raises:
-        FileNotFoundError: a folder that is missing or has no such files, pictures without labels.
-        ValueError: two files of one stem.
-    """
-    pictures, maps = _by_stem(images, _PICTURES, "pictures"), _by_stem(labels, _LABELS, "labels")
-    missing = [stem for stem in pictures if stem not in maps]
-    if missing:
-        names = [f"{stem}.png" for stem in missing[:_LISTED]]
-        more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(pictures)} pictures of {images} have no labels in {labels}: "
-            f"missing {', '.join(names)}{more}"
-        )
-    return [Pair(stem, picture, maps[stem]) for stem, picture in pictures.items()]
-
-
-def _by_stem(folder: Path, suffixes: set[str], what: str) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder of {what} at {folder}")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: (path.stem, path.suffix)):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        if path.stem in found:
-            raise ValueError(
-                f"{found[path.stem].name} and {path.name} in {folder} have one name, wanted one "
-                "file a stem; pictures and labels belong in folders of their own"
-            )
-        found[path.stem] = path
-    if not found:
-        raise FileNotFoundError(
-            f"no {what} in {folder}: no file ends in {', '.join(sorted(suffixes))}"
-        )
-    return found

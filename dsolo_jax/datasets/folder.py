@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from dsolo_jax.datasets.benchmark import (
-    IGNORE,
-    Dataset,
-    Encoded,
-    matched,
-    read_classes,
-    shifted_labels,
-)
+from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded, Pair
+from dsolo_jax.datasets.classes import read_classes
+from dsolo_jax.datasets.layouts import named
+from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
+from dsolo_jax.vocabulary import parse
+
+_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
+_LABELS = {".png"}
 
 
 def load_folder(
@@ -19,6 +19,7 @@ def load_folder(
     *,
     ignore: int = 255,
     label_offset: int = 0,
+    protocol: Protocol = PROTOCOLS["folder"],
 ) -> Dataset:
     """Pictures and index PNGs matched by file stem; nothing is prepared or copied.
 
@@ -30,6 +31,7 @@ def load_folder(
         label_offset: added to every stored value except `ignore`; what becomes negative is ignored.
             With -1 a stored 0 is ignored and a stored 1 is the first class, as in mmseg's
             reduce_zero_label.
+        protocol: how the classes are scored, see `protocols`.
 
     Returns:
         A dataset whose ignored pixels hold `dataset.ignore`: 255, or 65535 above 255 classes.
@@ -39,9 +41,9 @@ def load_folder(
             two files of one stem, a class file that is missing or empty. On access: a file that
             does not decode, sizes that differ, a stored value outside the classes.
     """
-    names = read_classes(classes)
+    words = read_classes(classes)
     pairs = matched(Path(images).expanduser(), Path(labels).expanduser())
-    ignored = IGNORE if len(names) <= IGNORE else 65535
+    ignored = IGNORE if len(words) <= IGNORE else 65535
 
     def encoded(index: int) -> Encoded:
         _, image, label_map = pairs[index]
@@ -49,12 +51,68 @@ def load_folder(
 
     return Dataset(
         name="folder",
-        classes=names,
+        names=parse(words).classes,
+        classes=words,
         ids=tuple(pair.id for pair in pairs),
         label_table=shifted_labels(
-            len(names), offset=label_offset, ignore_stored=ignore, ignore=ignored
+            len(words), offset=label_offset, ignore_stored=ignore, ignore=ignored
         ),
         encoded=encoded,
-        hint=f"{classes} has {len(names)} classes, ignore is {ignore}, label_offset {label_offset}",
+        hint=f"{classes} has {len(words)} classes, ignore is {ignore}, label_offset {label_offset}",
+        protocol=protocol,
         ignore=ignored,
     )
+
+
+def shifted_labels(
+    num_classes: int, *, offset: int = 0, ignore_stored: int = 255, ignore: int = IGNORE
+) -> dict[int, int]:
+    """Label table: `offset` is added to every stored value except `ignore_stored`.
+
+    Stored values that become negative are ignored: with offset -1 that is the stored 0, as in
+    mmseg's reduce_zero_label.
+    """
+    table = {label - offset: label for label in range(num_classes) if label >= offset}
+    table |= {stored: ignore for stored in range(-offset)}
+    if ignore_stored >= 0:
+        table[ignore_stored] = ignore
+    return table
+
+
+def matched(images: Path, labels: Path) -> list[Pair]:
+    """Pictures of one folder with the label PNGs of another, by file stem, sorted by it.
+
+    Labels without a picture are left aside; hidden files too.
+
+    Raises:
+        FileNotFoundError: a folder that is missing or has no such files, pictures without labels.
+        ValueError: two files of one stem.
+    """
+    pictures, maps = _by_stem(images, _PICTURES, "pictures"), _by_stem(labels, _LABELS, "labels")
+    missing = [stem for stem in pictures if stem not in maps]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(pictures)} pictures of {images} have no labels in {labels}: "
+            f"missing {named([f'{stem}.png' for stem in missing])}"
+        )
+    return [Pair(stem, picture, maps[stem]) for stem, picture in pictures.items()]
+
+
+def _by_stem(folder: Path, suffixes: set[str], what: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no folder of {what} at {folder}")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: (path.stem, path.suffix)):
+        if path.suffix.lower() not in suffixes or path.name.startswith("."):
+            continue
+        if path.stem in found:
+            raise ValueError(
+                f"{found[path.stem].name} and {path.name} in {folder} have one name, wanted one "
+                "file a stem; pictures and labels belong in folders of their own"
+            )
+        found[path.stem] = path
+    if not found:
+        raise FileNotFoundError(
+            f"no {what} in {folder}: no file ends in {', '.join(sorted(suffixes))}"
+        )
+    return found

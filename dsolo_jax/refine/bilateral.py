@@ -72,7 +72,7 @@ def joint_bilateral_upsample(
     return _map_blocks(lambda block: block, scores, guide, size, *options)
 
 
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "decide"))
 def upsample_labels(
     scores: Float[Array, "C h w"],
     guide: UInt8[Array, "Hb Wb 3"],
@@ -81,14 +81,19 @@ def upsample_labels(
     spatial_sigma: float = 1.0,
     range_sigma: float = 0.1,
     form: str = "kopf",
+    decide: Callable[[Float[Array, "C ..."]], Float[Array, "K ..."]] | None = None,
 ) -> Int[Array, "Hb Wb"]:
     """The class with the largest upsampled score in every pixel, the first one on a tie.
 
     The argmax over classes of `joint_bilateral_upsample` (same arguments, same errors), taken block
     by block: the [C, H, W] scores are never held.
+
+    Args:
+        decide: the upsampled scores to those that the argmax is taken of, pixel by pixel; hashable.
     """
     options = _options(scores, guide, spatial_sigma, range_sigma, form)
-    return _map_blocks(_winner, scores, guide, size, *options)[0]
+    finish = _winner if decide is None else lambda block: _winner(jax.vmap(decide)(block))
+    return _map_blocks(finish, scores, guide, size, *options)[0]
 
 
 class _Block(NamedTuple):

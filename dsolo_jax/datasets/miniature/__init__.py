@@ -1,6 +1,7 @@
 """A small drawn world: textured stuff and things with exact labels, and sentences about them."""
 
 from dsolo_jax.datasets.miniature.captions import captions
+from dsolo_jax.datasets.miniature.dataset import COUNTS, NAME, load
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Item, Scene, draw
 from dsolo_jax.datasets.miniature.words import (
     CLASSES,
@@ -12,6 +13,8 @@ from dsolo_jax.datasets.miniature.words import (
 
 __all__ = [
     "CLASSES",
+    "COUNTS",
+    "NAME",
     "NUM_STUFF",
     "SPLITS",
     "UNSEEN_COLOURS",
@@ -20,5 +23,6 @@ __all__ = [
     "Scene",
     "captions",
     "draw",
+    "load",
     "seen",
 ]

@@ -32,7 +32,7 @@ _OUTLINE = 2.2  # pixels
 _TILT = 0.35  # radians either way
 _PLACES = 32  # tried for each thing; one that finds none is left out
 _OVERLAP = 0.35  # of the smaller radius, at most
-_VISIBLE = 180  # pixels: what shows fewer is not listed as an item
+_VISIBLE = 180  # pixels: stuff that shows fewer is not listed as an item
 
 
 class Item(NamedTuple):
@@ -98,7 +98,7 @@ def draw(
         items.append(_item(rng, int(i), split))
         _put(rng, image, labels, items[-1], place)
     shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE
-    items = tuple(item for item in items if shown[item.index])
+    items = tuple(item for item in items if shown[item.index] or item.index >= NUM_STUFF)
     return Scene(_photograph(rng, image), labels, items)
 
 

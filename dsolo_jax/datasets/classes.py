@@ -1,0 +1,29 @@
+"""Class files: one class a line, synonyms after commas."""
+
+from pathlib import Path
+
+
+def read_classes(path: str | Path) -> tuple[str, ...]:
+    """Classes of a text file: one a line, synonyms after ", ".
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; no classes; an empty line between classes
+            (every class after it would be off by one); synonyms separated by ";".
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no class file at {path}, wanted a text file: one class a line, synonyms after ', '"
+        )
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    if not lines:
+        raise ValueError(f"{path} is empty, wanted one class a line, synonyms after ', '")
+    for number, line in enumerate(lines, 1):
+        if not line:
+            raise ValueError(
+                f"line {number} of {path} is empty: the classes after it would get wrong labels; "
+                "remove the line, or name the class"
+            )
+        if ";" in line:
+            raise ValueError(f"line {number} of {path} is {line!r}: separate synonyms by ', '")
+    return tuple(lines)
