@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dsolo_jax import checkpoints
+from dsolo_jax.assets import bundled
 from dsolo_jax.attention.stable_diffusion import unet, vae
 from dsolo_jax.attention.stable_diffusion.config import (
     StableDiffusionConfig,
@@ -159,7 +160,8 @@ def load(
     plain files, else those in float16.
 
     Args:
-        source: a folder in the layout of diffusers' StableDiffusionPipeline, or a hub id.
+        source: a folder in the layout of diffusers' StableDiffusionPipeline, a hub id, or
+            "miniature".
         dtype: of the weights, and so of the activations; float32 if None, whatever the files hold.
 
     Returns:
@@ -170,6 +172,7 @@ def load(
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
+    source = bundled(source, "stable_diffusion")
     dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     variants = ("", "fp16") if dtype.itemsize >= 4 else ("fp16", "")
     # Before gigabytes are fetched.
