@@ -38,12 +38,13 @@ from experiments.training.tokenizer import write_tokenizer
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the world, the weights and the batches.")
 _SCENES = flags.DEFINE_integer("scenes", 4000, "Pictures to train on.", lower_bound=1)
-_AUTOENCODER_STEPS = flags.DEFINE_integer("autoencoder_steps", 800, "Of its own.", lower_bound=1)
-_DENOISER_STEPS = flags.DEFINE_integer("denoiser_steps", 1500, "Of its own.", lower_bound=1)
+_AUTOENCODER_STEPS = flags.DEFINE_integer("autoencoder_steps", 400, "Of 8 crops.", lower_bound=1)
+_DENOISER_STEPS = flags.DEFINE_integer("denoiser_steps", 1000, "Of 8 crops.", lower_bound=1)
 _EVERY = flags.DEFINE_integer("every", 100, "Steps between checkpoints.", lower_bound=1)
 
 _BATCH = 8
-_PIXEL_CROP, _LATENT_CROP = 48, 20  # sides of what autoencoder and denoiser see of a picture
+_AUTOENCODER_HORIZON, _DENOISER_HORIZON = 800, 2000  # steps at which nothing more would be learned
+_PIXEL_CROP, _LATENT_CROP = 48, 16  # sides of what autoencoder and denoiser see of a picture
 _CAPTIONS = 4  # of each scene
 _DROPPED = 0.3  # of the captions: a graph is asked for without one
 _VOCABULARY = 1024
@@ -153,8 +154,11 @@ def _crops(
 # --------------------------------------------------------------------------------------- training
 
 
-def _optimizer(peak: float, steps: int) -> optax.GradientTransformation:
-    rate = optax.warmup_cosine_decay_schedule(0, peak, min(50, steps // 2), steps)
+def _optimizer(peak: float, horizon: int) -> optax.GradientTransformation:
+    """AdamW, whose rate would be 0 at `horizon`, however many steps are taken: a run can be made
+    longer, and goes on as if it had been longer from the start.
+    """
+    rate = optax.warmup_cosine_decay_schedule(0, peak, 50, horizon)
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-3))
 
 
@@ -175,7 +179,7 @@ def _train_autoencoder(folder: Path, seed: int, pictures: Pictures, tune: Pictur
     return loop.train(
         partial(diffusion.autoencoder_loss, config),
         diffusion.init_autoencoder(config, seed),
-        _optimizer(3e-3, steps),
+        _optimizer(3e-3, _AUTOENCODER_HORIZON),
         batch,
         steps,
         folder / "autoencoder.safetensors",
@@ -192,7 +196,8 @@ def _train_denoiser(folder, seed, config, latents, tokens, measure) -> Params:
         chosen = rng.integers(len(latents), size=_BATCH)
         crops = _crops(rng, latents, chosen, _LATENT_CROP) * np.float32(config.vae.scaling_factor)
         noise = rng.standard_normal(crops.shape, np.float32)
-        timesteps = rng.integers(diffusion.SCHEDULE["num_train_timesteps"], size=_BATCH)
+        # The square: half of them below 250, where there is something to be seen.
+        timesteps = (1000 * rng.random(_BATCH) ** 2).astype(np.int32)
         token_ids = tokens.sentences[chosen, rng.integers(_CAPTIONS, size=_BATCH)]
         dropped = rng.random(_BATCH) < _DROPPED
         token_ids = np.where(dropped[:, None], tokens.empty, token_ids)
@@ -201,7 +206,7 @@ def _train_denoiser(folder, seed, config, latents, tokens, measure) -> Params:
     return loop.train(
         partial(diffusion.denoising_loss, config),
         diffusion.init_denoiser(config, seed),
-        _optimizer(2e-3, steps),
+        _optimizer(2e-3, _DENOISER_HORIZON),
         batch,
         steps,
         folder / "denoiser.safetensors",

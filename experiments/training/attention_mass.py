@@ -54,7 +54,7 @@ def attention_mass(
         of_patches = majority(labels, labels.shape[1] // side).reshape(len(labels), -1)
         total = 0
         for query, key, classes in zip(*looking, of_patches, strict=True):
-            total = total + np.asarray(_own_mass(query, key, classes, first_thing))
+            total = total + np.asarray(own_mass(query, key, classes, first_thing))
         own, base, rows = total.T
         masses[name] = Mass(*np.stack([own / rows, base / rows], 1).ravel().tolist())
     return masses
@@ -66,8 +66,13 @@ def _looks(fixed, config, latents) -> dict[str, unet.Looking]:
 
 
 @jax.jit
-def _own_mass(query, key, classes, first_thing) -> Float[Array, "2 3"]:
-    """[own mass, flat mass, rows], summed over all rows and over those of things."""
+def own_mass(
+    query: Float[Array, "K N d"],
+    key: Float[Array, "K N d"],
+    classes: UInt8[Array, "N"],
+    first_thing: int,
+) -> Float[Array, "2 3"]:
+    """Sums of a row's own mass, of a flat row's, and of 1, over all rows and over things' rows."""
     attention = attention_rows(query[None], key[None])[0]
     same = (classes[:, None] == classes).astype(jnp.float32)
     rows = jnp.stack([jnp.ones(len(classes)), classes >= first_thing])

@@ -179,12 +179,19 @@ def predict(
     return jax.vmap(one)(noisy, timesteps, prompts)
 
 
-def denoising_loss(config: StableDiffusionConfig, params: Params, batch: Noised) -> Array:
-    """|v̂(√ᾱ·z + √(1−ᾱ)·n) − v|²,  v = √ᾱ·n − √(1−ᾱ)·z (Salimans & Ho 2022)."""
-    kept, added = (
-        x[batch.timesteps][:, None, None, None] for x in map(jnp.asarray, signal_and_noise())
+def noised(batch: Noised) -> tuple[Float[Array, "B r r L"], Float[Array, "B r r L"]]:
+    """√ᾱ·z + √(1−ᾱ)·n, and the velocity √ᾱ·n − √(1−ᾱ)·z (Salimans & Ho 2022)."""
+    kept, added = jnp.asarray(signal_and_noise())[:, batch.timesteps, None, None, None]
+    return (
+        kept * batch.latents + added * batch.noise,
+        kept * batch.noise - added * batch.latents,
     )
-    noisy = kept * batch.latents + added * batch.noise
-    velocity = kept * batch.noise - added * batch.latents
+
+
+def denoising_loss(
+    config: StableDiffusionConfig, params: Params, batch: Noised
+) -> Float[Array, ""]:
+    """Mean squared error of the velocity."""
+    noisy, velocity = noised(batch)
     found = predict(config, params, noisy, batch.timesteps, batch.token_ids)
     return jnp.mean((found - velocity) ** 2)
