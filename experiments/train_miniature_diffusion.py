@@ -45,11 +45,42 @@ _EVERY = flags.DEFINE_integer("every", 100, "Steps between checkpoints.", lower_
 _BATCH = 8
 _AUTOENCODER_HORIZON, _DENOISER_HORIZON = 800, 2000  # steps at which nothing more would be learned
 _PIXEL_CROP, _LATENT_CROP = 48, 16  # sides of what autoencoder and denoiser see of a picture
+_LATENTS = 2000  # of the pictures the denoiser sees, at most
 _CAPTIONS = 4  # of each scene
 _DROPPED = 0.3  # of the captions: a graph is asked for without one
 _VOCABULARY = 1024
 _TUNE_SCENES = 40  # that attention is measured on
-_LOGGED, _REPORTED = (100, 300), (1, 50, 100, 200, 300, 500, 700)  # timesteps
+_LOGGED, _REPORTED = (100,), (1, 50, 100, 200, 300, 500)  # timesteps
+
+_CARD = """---
+license: apache-2.0
+library_name: diffusers
+pipeline_tag: text-to-image
+---
+
+# A miniature latent diffusion model
+
+In the layout of Stable Diffusion 2, for `diffusers.StableDiffusionPipeline` and for
+`dsolo_jax.attention.stable_diffusion`. It is there to give a patch graph without a download, by the
+same path as the real one; its pictures are of no use.
+
+- Data: {scenes} drawn scenes of `dsolo_jax.datasets.miniature`, 112 x 112 pixels, split train, with
+  their captions; no pixel label is trained on.
+- Made by: `python -m experiments.train_miniature_diffusion --output_dir=DIR {flags}`
+- Autoencoder: {autoencoder_steps} steps; mean squared error {squared_error:.4f} of pixels in -1..1,
+  split tune.
+- Denoiser with its text encoder: {denoiser_steps} steps, v-prediction; mean squared error {loss:.3f}
+  at the end.
+- Weights in float16. Licence: Apache-2.0, as dsolo_jax.
+
+What its self-attentions look at, without noise and with the empty prompt, on {tune} scenes of the
+split tune: the share of a row's mass on patches of the row's own class, and what a flat row would
+have; over all rows, and over those of things.
+
+| layer | weights | timestep | own class | flat | own class, things | flat, things |
+|---|---|---|---|---|---|---|
+{rows}
+"""
 
 Pictures = UInt8[np.ndarray, "n S S 3"]
 
@@ -66,7 +97,7 @@ def main() -> None:
     pictures, sentences = _world(folder, seed, _SCENES.value)
     tune = [miniature.draw(seed, i, split="tune") for i in range(_TUNE_SCENES)]
     autoencoder = _train_autoencoder(folder, seed, pictures, np.stack([s.image for s in tune]))
-    latents = _latents(folder / "latents.npy", autoencoder, pictures)
+    latents = _latents(folder / "latents.npy", autoencoder, pictures[:_LATENTS])
     tokens = _tokens(folder / "tokenizer", sentences)
     config = _fitted(diffusion.CONFIG, latents, tokens)
 
@@ -74,13 +105,46 @@ def main() -> None:
         return _attention(config, autoencoder, denoiser, tokens, tune, timesteps)
 
     denoiser = _train_denoiser(folder, seed, config, latents, tokens, measure)
-    save(folder / "stable_diffusion", config, autoencoder, denoiser, folder / "tokenizer")
-    write_json(
-        folder / "metrics.json",
-        {
-            "attention": measure(denoiser, _REPORTED),
-            "untrained": measure(diffusion.init_denoiser(config, seed), (100,)),
-        },
+    target = folder / "stable_diffusion"
+    save(target, config, autoencoder, denoiser, folder / "tokenizer")
+    trained, start = (
+        measure(denoiser, _REPORTED),
+        measure(diffusion.init_denoiser(config, seed), (100,)),
+    )
+    with atomic(target / "README.md") as temporary:
+        temporary.write_text(_card(folder, seed, trained, start), encoding="utf-8")
+    print((target / "README.md").read_text(encoding="utf-8"))
+
+
+def _card(folder: Path, seed: int, trained: dict, start: dict) -> str:
+    """The model card.
+
+    Args:
+        trained, start: what `_attention` found of the trained and of the random denoiser.
+    """
+    flags_given = f"--seed={seed} --scenes={_SCENES.value}"
+    flags_given += f" --autoencoder_steps={_AUTOENCODER_STEPS.value}"
+    flags_given += f" --denoiser_steps={_DENOISER_STEPS.value}"
+    autoencoder, denoiser = (
+        json.loads((folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+        for name in ("autoencoder", "denoiser")
+    )
+    rows = [
+        f"| {layer} | {which} | {timestep} | {m['own']:.2f} | {m['base']:.2f} "
+        f"| {m['own_things']:.2f} | {m['base_things']:.2f} |"
+        for which, found in (("trained", trained), ("random start", start))
+        for timestep, layers in found.items()
+        for layer, m in layers.items()
+    ]
+    return _CARD.format(
+        flags=flags_given,
+        scenes=_SCENES.value,
+        squared_error=autoencoder["tune_squared_error"],
+        autoencoder_steps=autoencoder["step"],
+        denoiser_steps=denoiser["step"],
+        loss=denoiser["loss"],
+        tune=_TUNE_SCENES,
+        rows="\n".join(rows),
     )
 
 
