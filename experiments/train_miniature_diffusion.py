@@ -69,8 +69,8 @@ same path as the real one; its pictures are of no use.
 - Made by: `python -m experiments.train_miniature_diffusion --output_dir=DIR {flags}`
 - Autoencoder: {autoencoder_steps} steps; mean squared error {squared_error:.4f} of pixels in -1..1,
   split tune.
-- Denoiser with its text encoder: {denoiser_steps} steps, v-prediction; mean squared error {loss:.3f}
-  at the end.
+- Denoiser with its text encoder: {denoiser_steps} steps, v-prediction; mean squared error
+  {loss:.3f} at the end.
 - Weights in float16. Licence: Apache-2.0, as dsolo_jax.
 
 What its self-attentions look at, without noise and with the empty prompt, on {tune} scenes of the

@@ -82,6 +82,7 @@ _KINDS = {
         ("-1",),
         dino.layer_names,
         lambda config: config.patch_size,
+        lambda config: config.patch_size,
         lambda config: config.patch_size * round(_SIZE / config.patch_size),
         _dino,
     ),
