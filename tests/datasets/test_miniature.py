@@ -217,6 +217,28 @@ def test_sizes_of_the_splits():
     assert len(miniature.load("tune")) >= 300 and len(miniature.load()) >= 500
 
 
+def test_tfds_holds_the_same_scenes_and_captions(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    from dsolo_jax.datasets.miniature import builder, dataset
+
+    for split, count in {"train": 2, "tune": 1, "validation": 3}.items():
+        monkeypatch.setitem(dataset.COUNTS, split, count)
+    place = builder.prepare(tmp_path, seed=6)
+    assert [path.name for path in tmp_path.iterdir()] == ["world_6"]
+    read = tfds.builder_from_directory(place)
+    records = read.as_data_source("validation")
+    assert len(records) == 3
+    scene = miniature.draw(6, 2, split="validation")
+    np.testing.assert_array_equal(records[2]["image"], scene.image)
+    stored = records[2]["labels"][..., 0]
+    unseen = stored >= len(CLASSES)
+    np.testing.assert_array_equal(np.where(unseen, stored - 9, stored), scene.labels)
+    train = read.as_data_source("train")[1]
+    assert (train["labels"] == 255).all() and len(train["captions"]) == 4
+    assert any(name in train["captions"][0].decode() for name in CLASSES)
+
+
 def test_what_is_unknown_is_named():
     with pytest.raises(ValueError, match="unknown split of miniature 'test'.*train, tune"):
         miniature.load("test")

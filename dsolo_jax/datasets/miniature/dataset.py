@@ -14,7 +14,7 @@ from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
 NAME = "miniature"
 
 # Pictures of train are for captions; it goes on beyond these for whoever draws more.
-COUNTS = {"train": 20000, "tune": 320, "validation": 512}
+COUNTS = {"train": 4096, "tune": 320, "validation": 512}
 
 # Stored labels: the classes, and behind them the things again, where train never shows such a one.
 _UNSEEN = len(CLASSES) - NUM_STUFF
@@ -49,9 +49,9 @@ def load(
 
     def encoded(index: int) -> Encoded:
         scene = draw(seed, index, size, split=split)
-        labels = np.full_like(scene.labels, IGNORE) if split == "train" else stored_labels(scene)
+        labels = stored_labels(scene, split)
         name = f"{NAME} {split} {index} of seed {seed}"
-        return Encoded(_png(scene.image), _png(labels), f"{name} (picture)", f"{name} (labels)")
+        return Encoded(png(scene.image), png(labels), f"{name} (picture)", f"{name} (labels)")
 
     return Dataset(
         name=NAME,
@@ -66,8 +66,10 @@ def load(
     )
 
 
-def stored_labels(scene: Scene) -> np.ndarray:
-    """Labels with things of unseen colour or pattern set apart, uint8 [H, W]."""
+def stored_labels(scene: Scene, split: str) -> np.ndarray:
+    """Labels with things of unseen colour or pattern set apart, uint8 [H, W]; none in train."""
+    if split == "train":
+        return np.full_like(scene.labels, IGNORE)
     stored = scene.labels.copy()
     for item in scene.items:
         if not item.seen:
@@ -75,7 +77,8 @@ def stored_labels(scene: Scene) -> np.ndarray:
     return stored
 
 
-def _png(array: np.ndarray) -> bytes:
+def png(array: np.ndarray) -> bytes:
+    """A picture uint8 [H, W, 3] or label map uint8 [H, W] as a PNG's bytes."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
