@@ -111,7 +111,7 @@ def _attend(query, key, value, bias):
 
 
 def _attend_backward(kept, gradient):
-    """With P = softmax: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)), dQ = dS K, dK = dSᵀ Q."""
+    """With P = softmax: dV = PᵀdO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)), dQ = dS K, dK = dSᵀQ."""
     query, key, value, bias, weights, total, mixed = kept
     scale, dtype = query.shape[-1] ** -0.5, query.dtype
     gradient = gradient / total
