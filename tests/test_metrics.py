@@ -118,3 +118,38 @@ def test_mean_iou_refuses_what_is_no_confusion_matrix():
         mean_iou(np.zeros((2, 3)))
     with pytest.raises(ValueError, match="int64"):
         mean_iou(np.array([[-5, 0], [0, 1]]))
+
+
+def mmsegmentation_areas(labels, truth, num_classes, ignore):
+    """mmseg.evaluation.IoUMetric.intersect_and_union, written out: four histograms."""
+    mask = truth != ignore
+    labels, truth = labels[mask], truth[mask]
+    bins = np.arange(num_classes + 1) - 0.5
+    intersect, predicted, true = (
+        np.histogram(values, bins)[0] for values in (labels[labels == truth], labels, truth)
+    )
+    return intersect, predicted + true - intersect
+
+
+def test_mean_iou_is_mmsegmentations_on_1000_random_cases():
+    """total_area_to_metrics with its nan: IoU = intersect / union, mIoU = nanmean(IoU)."""
+    rng = np.random.default_rng(0)
+    num_classes, seen = 9, {"absent": 0, "ignored": 0, "only predicted": 0}
+    for _ in range(1000):
+        present = rng.choice(num_classes, rng.integers(1, num_classes), replace=False)
+        labels, truth = rng.choice(present, (2, 7, 8)).astype(np.int32)
+        labels = np.where(rng.random(truth.shape) < rng.random(), truth, labels)
+        truth[rng.random(truth.shape) < rng.choice([0, 0.3, 1], p=[0.3, 0.6, 0.1])] = 255
+        intersect, union = mmsegmentation_areas(labels, truth, num_classes, 255)
+        with np.errstate(invalid="ignore"):
+            expected = intersect / union
+        miou, iou = mean_iou(np.asarray(confusion_matrix(labels, truth, num_classes)))
+        np.testing.assert_array_equal(iou, expected)
+        if np.isnan(expected).all():
+            assert np.isnan(miou)
+        else:
+            assert miou == pytest.approx(np.nanmean(expected), rel=1e-15)
+        seen["absent"] += np.isnan(expected).any()
+        seen["ignored"] += (truth == 255).any()
+        seen["only predicted"] += ((expected == 0) & ~np.isin(range(num_classes), truth)).any()
+    assert min(seen.values()) > 50

@@ -156,3 +156,27 @@ def test_readings_can_be_chosen_by_name_or_in_full(model):
     np.testing.assert_array_equal(named.scores, full.scores)
     robust = dsolo.segment(model, pixels, ["sky", "tomato"], return_scores=True)
     assert np.abs(robust.scores - named.scores).max() > 1e-3
+
+
+def test_the_background_threshold_is_the_fields_rule_at_the_pixels(model, demo):
+    """Logits of all queries upsampled, softmax over them, argmax, class 0 below the threshold."""
+    queries = ("sky", "grass", "lemon", "tomato", "cherry")
+    words = vocabulary.Vocabulary(queries[:3], queries, (0, 1, 1, 2, 2))
+    [pixels] = [images.read_image(path) for path in sorted((demo / "images").iterdir())[:1]]
+    picture, scale = dsolo.prepare(model, pixels), 5.0
+    each = vocabulary.unfolded(words)
+    [logits] = dsolo.segment_batch(model, [picture], each, "logits", return_scores=True)
+    exponentials = np.exp(scale * logits.scores.astype(np.float64))
+    p = exponentials / exponentials.sum(axis=0)
+    p = np.stack([p[0], p[1:3].max(axis=0), p[3:].max(axis=0)])
+    threshold = float(np.median(p.max(axis=0)))
+    expected = np.where(p.max(axis=0) < threshold, 0, p.argmax(axis=0))
+    assert 0.1 < (expected != p.argmax(axis=0)).mean() < 0.9
+
+    asked = {"threshold": vocabulary.BackgroundThreshold(threshold, scale)}
+    [ours] = dsolo.segment_batch(model, [picture], words, "logits", **asked)
+    [scored] = dsolo.segment_batch(model, [picture], words, "logits", return_scores=True, **asked)
+    clear = np.abs(p.max(axis=0) - threshold) > 1e-5
+    for labels in (ours.labels, scored.labels):
+        np.testing.assert_array_equal(labels[clear], expected[clear])
+    assert scored.scores.shape[0] == 3

@@ -111,3 +111,34 @@ def test_a_word_without_a_direction_is_refused_by_name(demo):
     tokenize = clip.load_tokenizer(demo / "clip")
     with pytest.raises(ValueError, match="gives 'a zebra' a vector of length 0.*other words"):
         vocabulary.embed(["sky", "zebra"], params, config, tokenize, templates=["a {}"])
+
+
+def probabilities(scores, scale):
+    e = np.exp(scale * (scores - scores.max(axis=0)))
+    return e / e.sum(axis=0)
+
+
+@pytest.mark.parametrize("probability, scale", [(0.25, 10), (0.4, 40), (0.6, 55)])
+def test_the_threshold_is_the_fields_rule_on_probabilities(probability, scale):
+    """softmax over the queries, largest of each class, argmax; below the threshold class 0."""
+    query_class = np.array([0, 0, 0, 1, 2, 2, 3, 4])
+    scores = np.random.default_rng(0).normal(0.2, 0.05, (8, 40, 50))
+    p = probabilities(scores, scale)
+    of_class = np.stack([p[query_class == c].max(axis=0) for c in range(5)])
+    expected = np.where(of_class.max(axis=0) < probability, 0, of_class.argmax(axis=0))
+    threshold = vocabulary.BackgroundThreshold(probability, scale)
+    decide = vocabulary.Decision(tuple(query_class.tolist()), 5, threshold)
+    ours = np.asarray(decide(scores.astype(np.float32))).argmax(axis=0)
+    clear = np.abs(of_class.max(axis=0) - probability) > 1e-4
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(ours[clear], expected[clear])
+    assert 0.1 < (of_class.max(axis=0) < probability).mean() < 0.9
+
+
+def test_the_threshold_leaves_the_other_scores_as_they_are():
+    scores = np.random.default_rng(1).normal(size=(4, 30)).astype(np.float32)
+    decide = vocabulary.Decision((0, 1, 2, 2), 3, vocabulary.BackgroundThreshold(0.6, 2.0))
+    decided = np.asarray(decide(scores))
+    np.testing.assert_array_equal(decided[1], scores[1])
+    np.testing.assert_array_equal(decided[2], scores[2:].max(axis=0))
+    assert (decided[0] >= scores[0]).all() and (decided[0] > scores[0]).any()

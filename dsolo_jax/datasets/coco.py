@@ -17,19 +17,9 @@ _THINGS, _STUFF = 80, 91
 def _find(source: Path, labels: str | None) -> Found:
     """`source` holds both archives unpacked, beside each other or in folders of their own, or is
     mmsegmentation's folder: images/val2017, annotations/val2017."""
-    images = next(
-        (
-            layouts.scan(source / root / folder, ".jpg")
-            for root in (".", "coco", "coco_stuff164k")
-            for folder in ("images/val2017", "val2017")
-            if (source / root / folder).is_dir()
-        ),
-        None,
-    )
-    if images is None:
-        layouts.place(source, ("coco", "."), "val2017", "COCO val2017", _ORIGIN)
-    root = images.folder.parent
-    root = root.parent if root.name == "images" else root
+    places = ("images", "coco/images", "coco_stuff164k/images", "coco", ".")
+    pictures = layouts.place(source, places, "val2017", "COCO val2017", _ORIGIN)
+    root = pictures.parent if pictures.name == "images" else pictures
     folders = [
         root / name / "val2017"
         for name in ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017", ".")
@@ -44,7 +34,7 @@ def _find(source: Path, labels: str | None) -> Found:
             "instanceTrainIds": [layouts.scan(f, "_instanceTrainIds.png") for f in folders],
         },
     )
-    pairs = layouts.paired(images, files)
+    pairs = layouts.paired(layouts.scan(pictures / "val2017", ".jpg"), files)
     return Found(coding, {"validation": pairs}, {"validation": _COUNT})
 
 

@@ -70,8 +70,8 @@ def prepare(
     one of them.
 
     Built beside its place, read back and moved there when whole: an interrupted build is never
-    taken for a dataset, and an older one stays until then. A build of the same files that was
-    interrupted is gone on with, after its last whole shard.
+    taken for a dataset, and an older one stays until then. Of an interrupted build, the whole
+    shards of files that are still the same are kept, and it is gone on with.
 
     Args:
         labels: coding of the label maps to take, where there are several; the first by default.
@@ -90,12 +90,12 @@ def prepare(
         _check_labels(benchmark, place, labels)
         return False
     found = benchmark.collection.find(source, labels)
-    table = benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])
+    benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])  # raises if it cannot be had
     place.parent.mkdir(parents=True, exist_ok=True)
     with _alone(place.parent):
         building = place.parent / _BUILDING
         shards = _shards(benchmark, found)
-        checksums = _build(benchmark, shards, table, building, _plan(found))
+        checksums = _build(benchmark, found, shards, building)
         _describe(benchmark, found, shards, checksums, building)
         try:
             for split in found.splits:
@@ -180,32 +180,26 @@ def _shards(benchmark: Benchmark, found: Found) -> list[_Shard]:
     return shards
 
 
-def _plan(found: Found) -> str:
-    """A digest of what is to be built, by which an interrupted build is known to be of the same."""
-    said = [_VERSION, _RECORDS_PER_SHARD, found.labels]
-    for split, pairs in found.splits.items():
-        for pair in pairs:
-            stats = [path.stat() for path in (pair.image, pair.labels)]
-            said.append([split, pair.id, *((s.st_size, s.st_mtime_ns) for s in stats)])
+def _digest(shard: _Shard, labels: str) -> str:
+    """Of the files a shard is made of, by which it is known to be of the same ones."""
+    said = [_VERSION, labels]
+    for pair in shard.pairs:
+        stats = [path.stat() for path in (pair.image, pair.labels)]
+        said += [pair.id, *((s.st_size, s.st_mtime_ns) for s in stats)]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
 def _build(
-    benchmark: Benchmark,
-    shards: list[_Shard],
-    table: Mapping[int, int],
-    building: Path,
-    plan: str,
+    benchmark: Benchmark, found: Found, shards: list[_Shard], building: Path
 ) -> dict[str, list[str]]:
     """Writes the shards that are not there yet; the SHA-256 of all records, by shard.
 
-    A shard counts once it is in the journal: a line of its name and checksums, written after it has
-    got its name. Whatever else lies in the folder is removed.
+    A shard counts once it is in the journal: a line of its name, its files' digest and its
+    checksums, written after the shard has got its name. Whatever else is there is removed.
     """
-    done = _journalled(building, plan)
-    if not done and building.exists():
-        shutil.rmtree(building)
     building.mkdir(exist_ok=True)
+    digests = {shard.name: _digest(shard, found.labels) for shard in shards}
+    done = _journalled(building, digests)
     for path in building.iterdir():
         if path.name not in {_JOURNAL, *done}:
             path.unlink()
@@ -215,35 +209,35 @@ def _build(
     if done:
         what += f" (going on after {sum(map(len, done.values()))} pictures)"
     pairs = progress(pictures, len(pictures), what)
+    table = benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])
     with (building / _JOURNAL).open("a", encoding="utf-8") as journal:
-
-        def note(entry: dict[str, Any]) -> None:
-            journal.write(json.dumps(entry) + "\n")
-            journal.flush()
-
-        if not done:
-            note({"plan": plan})
         for shard in todo:
             records = (_record(benchmark, pair, table) for pair in islice(pairs, len(shard.pairs)))
             done[shard.name] = _write(building / shard.name, records)
-            note({"shard": shard.name, "sha256": done[shard.name]})
+            line = json.dumps([shard.name, digests[shard.name], done[shard.name]])
+            journal.write(line + "\n")
+            journal.flush()
         next(pairs, None)  # the progress's last line
     return done
 
 
-def _journalled(building: Path, plan: str) -> dict[str, list[str]]:
-    """The shards of an interrupted build of the same plan, whose files are there: checksums."""
-    try:
-        lines = (building / _JOURNAL).read_text(encoding="utf-8").splitlines(keepends=True)
-    except FileNotFoundError:
-        return {}
-    first, *entries = [json.loads(line) for line in lines if line.endswith("\n")] or [{}]
-    if first != {"plan": plan}:
-        return {}
+def _journalled(building: Path, digests: Mapping[str, str]) -> dict[str, list[str]]:
+    """The checksums of the shards an interrupted build of the same files left.
+
+    A last line that was cut short is dropped from the journal.
+    """
+    journal = building / _JOURNAL
+    lines = []
+    if journal.is_file():
+        lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    if whole != lines:
+        with atomic(journal) as temporary:
+            temporary.write_text("".join(whole), encoding="utf-8")
     return {
-        entry["shard"]: entry["sha256"]
-        for entry in entries
-        if (building / entry["shard"]).is_file()
+        name: checksums
+        for name, digest, checksums in map(json.loads, whole)
+        if digests.get(name) == digest and (building / name).is_file()
     }
 
 
@@ -367,7 +361,8 @@ def _load(benchmark: Benchmark, place: Path, split: str, protocol: Protocol) -> 
         name = f"{benchmark.name} {split} {ids[split][index]}"
         with _damage_named(benchmark, place):
             record = records[index]
-            if _checksum(record) != sha256[split][index]:
+            # A file cut short can give empty records rather than an error.
+            if not record["id"] or _checksum(record) != sha256[split][index]:
                 raise ValueError(f"record {index}, {ids[split][index]}, is not what was written")
         return Encoded(record["image"], record["labels"], f"{name} (picture)", f"{name} (labels)")
 

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -14,12 +15,6 @@ from dsolo_jax.datasets import prepared
 ADE = datasets.benchmark("ade20k")
 
 
-def test_the_classes_are_the_150_of_the_field():
-    assert len(ADE.classes) == 150
-    assert ADE.classes[:4] == ("wall", "building", "sky", "floor")
-    assert ADE.classes[-1] == "flag"
-
-
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(ValueError, match="unknown dataset 'ade20'.*'ade20k'"):
         datasets.load("ade20", "anywhere")
@@ -31,7 +26,8 @@ def test_what_is_prepared_is_what_the_files_hold(ade20k, tmp_path, level):
     assert prepared.prepare(ADE, source, tmp_path)
     dataset = datasets.load("ade20k", tmp_path)
     assert dataset.ids == tuple(f"ADE_val_{i:08d}" for i in (1, 2, 3, 4))
-    assert dataset.classes == ADE.classes and dataset.ignore == 255
+    assert len(dataset.classes) == 150 and dataset.ignore == 255
+    assert dataset.coding == "annotations" and dataset.official == 2000
     for index, name in enumerate(dataset.ids):
         example = dataset[index]
         assert example["id"] == name
@@ -42,15 +38,16 @@ def test_what_is_prepared_is_what_the_files_hold(ade20k, tmp_path, level):
         assert stored.min() == 0 and stored.max() == 150
         np.testing.assert_array_equal(example["labels"], np.where(stored == 0, 255, stored - 1))
         assert example["labels"].dtype == np.int32
-    assert prepared.counts(ADE, tmp_path) == {"validation": 4}
+    summary = prepared.summary(ADE, tmp_path)
+    assert summary.ids == {"validation": list(dataset.ids)}
+    assert len(summary.absent) == 1996 and summary.absent[0] == "ADE_val_00000005"
 
 
 def test_the_training_split_is_prepared_where_it_is(ade20k, tmp_path):
     for part in ("images", "annotations"):
         shutil.copytree(ade20k / part / "validation", ade20k / part / "training")
-    next((ade20k / "images/training").iterdir()).unlink()
     prepared.prepare(ADE, ade20k, tmp_path)
-    assert len(datasets.load("ade20k", tmp_path, "training")) == 3
+    assert len(datasets.load("ade20k", tmp_path, "training")) == 4
     with pytest.raises(ValueError, match="unknown split.*'val'.*choose one of: "):
         datasets.load("ade20k", tmp_path, "val")
 
@@ -88,56 +85,145 @@ def test_a_build_that_fails_leaves_the_older_one(ade20k, tmp_path):
     (ade20k / "images/validation/ADE_val_00000003.jpg").write_bytes(b"")
     with pytest.raises(ValueError, match=r"ADE_val_00000003\.jpg is empty"):
         prepared.prepare(ADE, ade20k, tmp_path, overwrite=True)
-    assert [path.name for path in (tmp_path / "ade20k").iterdir()] == ["1.0.0"]
     assert len(datasets.load("ade20k", tmp_path)) == 4
+    Image.new("RGB", (9, 8)).save(ade20k / "images/validation/ADE_val_00000003.jpg")
+    prepared.prepare(ADE, ade20k, tmp_path, overwrite=True)
+    assert [path.name for path in (tmp_path / "ade20k").iterdir()] == ["2.0.0"]
+    assert datasets.load("ade20k", tmp_path)[2]["image"].max() == 0
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(ade20k, tmp_path, monkeypatch):
     """Stands for the disk: ArrayRecord raises RuntimeError where a write fails."""
 
-    def full(self):
-        raise RuntimeError("write() failed: No space left on device")
+    class Full(prepared.ArrayRecordWriter):
+        def write(self, record):
+            raise RuntimeError("write() failed: No space left on device")
 
-    monkeypatch.setattr(prepared._Builder, "download_and_prepare", full)
-    with pytest.raises(OSError, match=r"cannot write .*1\.0\.0: .*No space left"):
+    monkeypatch.setattr(prepared, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match=r"cannot write .*array_record-00000.*: .*No space left"):
         prepared.prepare(ADE, ade20k, tmp_path)
-    assert not list((tmp_path / "ade20k").iterdir())
+    assert [path.name for path in (tmp_path / "ade20k/.building").iterdir()] == ["journal.jsonl"]
+    with pytest.raises(FileNotFoundError, match="not prepared"):
+        datasets.load("ade20k", tmp_path)
 
 
 def test_records_that_were_lost_on_the_way_are_noticed(ade20k, tmp_path, monkeypatch):
-    build = prepared._Builder.download_and_prepare
+    write = prepared._write
 
-    def losing(self):
-        build(self)
-        records = next(self.data_path.glob("*.array_record*"))
-        os.truncate(records, os.path.getsize(records) // 2)
+    def losing(path, records):
+        checksums = write(path, records)
+        os.truncate(path, os.path.getsize(path) // 2)
+        return checksums
 
-    monkeypatch.setattr(prepared._Builder, "download_and_prepare", losing)
+    monkeypatch.setattr(prepared, "_write", losing)
     with pytest.raises(ValueError, match="damaged"):
         prepared.prepare(ADE, ade20k, tmp_path)
     assert not list((tmp_path / "ade20k").iterdir())
 
 
-def test_a_killed_build_is_no_dataset_and_the_next_one_cleans_up(ade20k, tmp_path):
+def test_a_changed_record_is_noticed(ade20k, tmp_path):
+    """One that every format's own checks let pass: another record in its place."""
+    prepared.prepare(ADE, ade20k, tmp_path)
+    place = prepared.directory(ADE, tmp_path)
+    metadata = json.loads((place / "metadata.json").read_text())
+    metadata["sha256"]["validation"].reverse()
+    (place / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match="ADE_val_00000001, is not what was written.*--overwrite"):
+        datasets.load("ade20k", tmp_path)[0]
+
+
+def killed_after(ade20k, data_dir, pictures):
+    """A build of shards of one picture each that is killed before it checks the next picture."""
     program = (
         "import os, pathlib\n"
         "from dsolo_jax import datasets\n"
         "from dsolo_jax.datasets import prepared\n"
-        "def decode(encoded, *_, seen=[]):\n"
-        "    seen.append(encoded)\n"
-        f"    if len(seen) == 3: os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
-        "prepared.decode = decode\n"
+        "decode, seen = prepared.decode, []\n"
+        "def counted(*arguments):\n"
+        "    seen.append(arguments)\n"
+        f"    if len(seen) > {pictures}: os.kill(os.getpid(), {int(signal.SIGKILL)})\n"
+        "    return decode(*arguments)\n"
+        "prepared.decode, prepared._RECORDS_PER_SHARD = counted, 1\n"
         "prepared.prepare(datasets.benchmark('ade20k'), "
-        f"pathlib.Path({str(ade20k)!r}), pathlib.Path({str(tmp_path)!r}))\n"
+        f"pathlib.Path({str(ade20k)!r}), pathlib.Path({str(data_dir)!r}))\n"
     )
     killed = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert list((tmp_path / "ade20k").iterdir())
+
+
+def test_a_killed_build_is_no_dataset_and_is_gone_on_with(ade20k, tmp_path, monkeypatch, capfd):
+    killed_after(ade20k, tmp_path, 3)
     with pytest.raises(FileNotFoundError, match="not prepared"):
         datasets.load("ade20k", tmp_path)
+    seen, decode = [], prepared.decode
+    monkeypatch.setattr(prepared, "_RECORDS_PER_SHARD", 1)
+    monkeypatch.setattr(
+        prepared, "decode", lambda e, *a: seen.append(e.image_name) or decode(e, *a)
+    )
     prepared.prepare(ADE, ade20k, tmp_path)
-    assert [path.name for path in (tmp_path / "ade20k").iterdir()] == ["1.0.0"]
-    assert len(datasets.load("ade20k", tmp_path)) == 4
+    assert [os.path.basename(name) for name in seen] == ["ADE_val_00000004.jpg"]
+    assert "going on after 3 pictures" in capfd.readouterr().err
+    assert [path.name for path in (tmp_path / "ade20k").iterdir()] == ["2.0.0"]
+    assert not list(prepared.directory(ADE, tmp_path).glob("*journal*"))
+
+    prepared.prepare(ADE, ade20k, tmp_path / "at once")
+    resumed, whole = (datasets.load("ade20k", d) for d in (tmp_path, tmp_path / "at once"))
+    assert resumed.ids == whole.ids
+    assert all(resumed.encoded(i) == whole.encoded(i) for i in range(4))
+
+
+@pytest.mark.parametrize("change", ["a picture", "a torn journal", "a lost shard"])
+def test_what_an_interrupted_build_left_is_taken_only_where_it_is_right(
+    ade20k, tmp_path, monkeypatch, change
+):
+    monkeypatch.setattr(prepared, "_RECORDS_PER_SHARD", 1)
+    with monkeypatch.context() as broken:
+        broken.setattr(prepared, "_describe", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepared.prepare(ADE, ade20k, tmp_path)
+    building = tmp_path / "ade20k" / ".building"
+    if change == "a picture":  # of the original, in between
+        Image.new("RGB", (9, 6)).save(ade20k / "images/validation/ADE_val_00000001.jpg")
+    elif change == "a torn journal":
+        journal = (building / "journal.jsonl").read_bytes()
+        (building / "journal.jsonl").write_bytes(journal[:-40])
+    else:
+        next(building.glob("*00002-of*")).unlink()
+    seen, decode = [], prepared.decode
+    monkeypatch.setattr(prepared, "decode", lambda e, *a: seen.append(e) or decode(e, *a))
+    prepared.prepare(ADE, ade20k, tmp_path)
+    assert len(seen) == 1
+    dataset = datasets.load("ade20k", tmp_path)
+    for index, name in enumerate(dataset.ids):
+        original = (ade20k / f"images/validation/{name}.jpg").read_bytes()
+        assert dataset.encoded(index).image == original
+
+
+def test_two_builds_at_a_time_are_refused(ade20k, tmp_path):
+    (tmp_path / "ade20k").mkdir()
+    with prepared._alone(tmp_path / "ade20k"):
+        with pytest.raises(OSError, match="another process is preparing"):
+            prepared.prepare(ADE, ade20k, tmp_path)
+    assert prepared.prepare(ADE, ade20k, tmp_path)
+
+
+def test_a_folder_of_an_older_version_is_refused(tmp_path):
+    (tmp_path / "ade20k" / "1.0.0").mkdir(parents=True)
+    with pytest.raises(
+        FileNotFoundError, match=r"only 1\.0\.0, of an older dsolo_jax.*\n.*prepare"
+    ):
+        datasets.load("ade20k", tmp_path)
+
+
+def test_tfds_reads_what_is_prepared(ade20k, tmp_path):
+    import tensorflow_datasets as tfds
+
+    prepared.prepare(ADE, ade20k, tmp_path)
+    builder = tfds.builder_from_directory(prepared.directory(ADE, tmp_path))
+    records = builder.as_data_source("validation")
+    assert len(records) == builder.info.splits["validation"].num_examples == 4
+    example = datasets.load("ade20k", tmp_path)[1]
+    np.testing.assert_array_equal(records[1]["image"], example["image"])
 
 
 def test_not_prepared_says_how_and_where_from(tmp_path):
@@ -160,7 +246,7 @@ def test_damaged_records_say_build_again(ade20k, tmp_path, damage):
         "cut": lambda: os.truncate(records, records.stat().st_size // 2),
         "metadata": (place / "metadata.json").unlink,
     }[damage]()
-    with pytest.raises(ValueError, match=r"ade20k at .*1\.0\.0 is damaged .*--overwrite"):
+    with pytest.raises(ValueError, match=r"ade20k at .*2\.0\.0 is damaged .*--overwrite"):
         datasets.load("ade20k", tmp_path)[2]
 
 
@@ -186,7 +272,7 @@ def test_every_fault_of_the_originals_is_named(ade20k, tmp_path):
         (labels / f"{name}.png").write_bytes(png)
 
     (labels / f"{name}.png").unlink()
-    expect(FileNotFoundError, rf"1 of 4 pictures .*missing {name}\.png")
+    expect(FileNotFoundError, rf"1 of 4 label maps are missing in .*: {name}\.png")
     (images / f"{name}.jpg").write_bytes(jpeg[:-60])
     expect(ValueError, rf"{name}\.jpg is damaged or cut short")
     (labels / f"{name}.png").write_bytes(png[:-40])
