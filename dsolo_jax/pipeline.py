@@ -138,15 +138,16 @@ def load(
         clip: a hub id, a local folder in transformers' layout, or "miniature", instead of the
             preset's.
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
-            "dinov2", a hub id or a local folder of such a checkpoint, "clip", CLIP's own maps, or
-            "appearance", colour and texture alone.
+            "dinov2", "miniature", a hub id or a local folder of such a checkpoint, "clip", CLIP's
+            own maps, or "appearance", colour and texture alone.
         dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
         readings: "robust", "paper" or a `Readings`, instead of the preset's.
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
             None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
             cues of appearance.
-        attention_size: side of the square the source sees, pixels; the preset's, or about 512, if
-            None: 512 gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
+        attention_size: side of the square the source sees, pixels; the preset's, if its source is
+            kept, or the source's own, about 512 but for "miniature", if None: 512 gives Stable
+            Diffusion N = 4096 patches, 1024 gives N = 16384.
         timestep: of Stable Diffusion's one step.
         grid: side of the solver's grid; the preset's, or the source's own, if None; 32 for CLIP.
         short_side, long_side: see `Model`; the preset's short side, or 336, if None.
@@ -163,13 +164,16 @@ def load(
     grid = chosen.grid if grid is None else grid
     cache.keep_compilations()
     source = None
+    size = attention_size
+    if size is None and name == chosen.attention:
+        size = chosen.attention_size
     if name != "clip":
         source = sources.load(
             name,
             dtype,
             layers=attention_layers,
             weights=attention_weights,
-            size=chosen.attention_size if attention_size is None else attention_size,
+            size=size,
             timestep=timestep,
         )
         attention_layers, grid = source.layers, source.grid if grid is None else grid
