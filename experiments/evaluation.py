@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, images, metrics, pipeline, vocabulary
-from dsolo_jax.files import atomic, write_json, writing
+from dsolo_jax.files import atomic, remove_leftovers, write_json, writing
 from dsolo_jax.progress import progress
 from experiments.bootstrap import Tally
 
@@ -370,6 +370,8 @@ def _meet(where: str) -> None:
 
 def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
     """Records the run's config in the folder, or finds it there already."""
+    for folder in (output_dir, output_dir / "predictions"):
+        remove_leftovers(folder)
     path = output_dir / "config.json"
     config = json.loads(json.dumps(config))
     if path.is_file() and not overwrite:

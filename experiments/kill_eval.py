@@ -1,6 +1,6 @@
 """Kills an evaluation (kill -9) at random moments, resumes it, and compares what it leaves.
 
-python -m experiments.kill_eval [--kills=20] [--pictures=60] [--output_dir=DIR]
+python -m experiments.kill_eval [--kills=20] [--scenes=60] [--folder=DIR]
 
 On made-up pictures and the demo's CLIP. One run is left alone; another is killed again and again,
 some time after it has written a random number of pictures, and started anew, until it ends. Their
@@ -9,11 +9,11 @@ byte for byte.
 """
 
 import json
+import multiprocessing
 import random
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
@@ -21,35 +21,37 @@ from absl import flags
 from experiments import common
 
 _KILLS = flags.DEFINE_integer("kills", 20, "How often.", lower_bound=1)
-_PICTURES = flags.DEFINE_integer("pictures", 60, "How many.", lower_bound=1)
+_SCENES = flags.DEFINE_integer("scenes", 60, "How many pictures.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "outputs/kill_eval", "Folder to work in.")
+_FOLDER = flags.DEFINE_string("folder", "outputs/kill_eval", "Folder to work in.")
+
+# Each run is a process of its own, forked from one that has imported everything, started nothing.
+_PROCESSES = multiprocessing.get_context("forkserver")
+_PROCESSES.set_forkserver_preload(["experiments.evaluation", "experiments.demo", "grain"])
 
 
 def main() -> None:
-    folder = Path(_OUTPUT_DIR.value).expanduser()
+    folder, scenes = Path(_FOLDER.value).expanduser(), _SCENES.value
     if (folder / "killed").exists():
-        raise ValueError(f"{folder} holds an earlier trial; remove it, or choose --output_dir")
-    made = [f"--output_dir={folder}/demo", f"--pictures={_PICTURES.value}"]
-    subprocess.run([sys.executable, "-m", "experiments.demo", *made], check=True)
+        raise ValueError(f"{folder} holds an earlier trial; remove it, or choose another --folder")
+    _run(_draw, folder / "demo", scenes)
     left_alone, killed = folder / "left_alone", folder / "killed"
     start = time.monotonic()
-    _run(folder, left_alone)
+    _run(_evaluate, folder / "demo", left_alone)
     seconds = time.monotonic() - start
     print(f"left alone: {_rows(left_alone)} pictures in {seconds:.0f} s", flush=True)
 
     moments = random.Random(_SEED.value)
     for number in range(1, _KILLS.value + 1):
         before = _rows(killed)
-        more = moments.randint(0, 2 * _PICTURES.value // _KILLS.value - 1)
-        until = min(before + more, _PICTURES.value - 1)
-        pause = moments.uniform(0, seconds / 4 if until <= before else seconds / _PICTURES.value)
-        ended = _run(folder, killed, until=until, pause=pause)
-        state = "it had ended" if ended else f"after {pause:.2f} s more"
-        print(f"kill {number}: {before} pictures, then {_rows(killed)}, {state}", flush=True)
-        if ended:
+        until = min(before + moments.randint(0, 2 * scenes // _KILLS.value - 1), scenes - 1)
+        # Before its first picture it has much to start; between two there is little time.
+        pause = moments.uniform(0, seconds / 4 if until == before else seconds / scenes)
+        if _run(_evaluate, folder / "demo", killed, until=until, pause=pause):
+            print(f"kill {number}: it had ended after {before} pictures and {pause:.2f} s")
             break
-    _run(folder, killed)
+        print(f"kill {number}: {before} pictures, then {_rows(killed)}", flush=True)
+    _run(_evaluate, folder / "demo", killed)
     differing = _differing(left_alone, killed)
     print(f"resumed after {number} kills: {_rows(killed)} pictures")
     if differing:
@@ -57,24 +59,36 @@ def main() -> None:
     print("results.json, per_image.csv, confusion.csv and all predictions are the same")
 
 
-def _run(folder: Path, output_dir: Path, until: int | None = None, pause: float = 0) -> bool:
-    """An evaluation, killed `pause` seconds after it holds `until` pictures; whether it ended."""
-    made = folder / "demo"
-    command = [sys.executable, "-m", "experiments.eval", "--dataset=folder"]
-    command += [f"--images={made}/images", f"--labels={made}/labels"]
-    command += [f"--classes={made}/classes.txt", f"--clip={made}/clip", "--attention=clip"]
-    command += ["--short_side=112", "--save_predictions", f"--output_dir={output_dir}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+def _draw(folder: Path, scenes: int) -> None:
+    from experiments import demo  # whose flags are not this driver's
+
+    demo.write(folder, scenes)
+
+
+def _evaluate(made: Path, output_dir: Path) -> None:
+    import dsolo_jax as dsolo
+    from dsolo_jax import datasets
+    from experiments import evaluation
+
+    model = dsolo.load(clip=made / "clip", attention="clip", short_side=112, grid=14)
+    dataset = datasets.load_folder(made / "images", made / "labels", made / "classes.txt")
+    config = {"method": "velocity", "limit": None, "save_predictions": True}
+    evaluation.evaluate(model, dataset, output_dir, config)
+
+
+def _run(job: Callable, *arguments, until: int | None = None, pause: float = 0) -> bool:
+    """Runs a job, or kills it `pause` seconds after it holds `until` pictures; whether it ended."""
+    process = _PROCESSES.Process(target=job, args=arguments)
+    process.start()
     if until is not None:
-        while _rows(output_dir) < until and process.poll() is None:
+        while _rows(arguments[-1]) < until and process.is_alive():
             time.sleep(0.002)
-        time.sleep(pause)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-    said, _ = process.communicate()
-    if process.returncode not in (0, -signal.SIGKILL):
-        raise ValueError(f"the evaluation failed:\n{said.decode()}")
-    return process.returncode == 0
+        process.join(pause)
+        process.kill()
+    process.join()
+    if process.exitcode > 0:
+        raise ValueError(f"{job.__name__} failed, see above")
+    return process.exitcode == 0
 
 
 def _rows(output_dir: Path) -> int:

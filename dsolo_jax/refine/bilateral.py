@@ -124,8 +124,8 @@ def upsample_labels(
 class Strip(NamedTuple):
     """Some rows of a picture, ready for `strip_labels` and `strip_scores`.
 
-    Shapes hang on the grid alone, and, for a picture so large that a row of cells does not fit into
-    a strip, on L, which is then doubled.
+    Its shapes depend on the grid alone; and on L, which is doubled for a picture so large that a
+    row of cells does not fit into a strip.
     """
 
     pixels: UInt8[np.ndarray, "L 3"]  # in raster order, whatever comes behind them is padding
@@ -262,6 +262,7 @@ def strip_scores(
 
 def _of_strip(finish, scores, strip, spatial_sigma, range_sigma, form) -> Array:
     """[K, L]"""
+    _check(spatial_sigma, range_sigma, form)
     H, W, held, wanted, first, last = strip.place
     w = scores.shape[-1]
     picture = _Picture(strip.pixels, strip.patches, (H, W), held, W)
@@ -576,7 +577,7 @@ def _windows(maps, row, column, taps) -> Float[Array, "n K T T"]:
 
 
 def _options(scores, guide, spatial_sigma, range_sigma, form):
-    choose("upsampling form", form, FORMS)
+    _check(spatial_sigma, range_sigma, form)
     if scores.ndim != 3 or 0 in scores.shape:
         raise ValueError(f"scores must be [C, h, w], found shape {scores.shape}; vmap batches")
     if guide.ndim != 3 or guide.shape[2] != 3 or 0 in guide.shape:
@@ -585,6 +586,11 @@ def _options(scores, guide, spatial_sigma, range_sigma, form):
         )
     if not (guide.dtype == jnp.uint8 or jnp.issubdtype(guide.dtype, jnp.floating)):
         raise ValueError(f"guide must be float in 0..1 or uint8, found {guide.dtype}")
+    return spatial_sigma, range_sigma, form
+
+
+def _check(spatial_sigma, range_sigma, form):
+    choose("upsampling form", form, FORMS)
     for name, sigma in {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma}.items():
         if not sigma > 0:
             raise ValueError(f'{name} must be positive, found {sigma}; "bilinear" needs neither')
@@ -593,4 +599,3 @@ def _options(scores, guide, spatial_sigma, range_sigma, form):
             f"spatial_sigma must be at least 0.25 low-resolution pixels for the form 'kopf', found "
             f"{spatial_sigma}: the disc of 3 sigma can hold no patch; choose 'dense' or 'bilinear'"
         )
-    return spatial_sigma, range_sigma, form

@@ -156,6 +156,7 @@ def test_tables_of_processes_are_resumed_by_one(whole, model, dataset, tmp_path)
     (tmp_path / "per_image.csv").write_bytes(header + rows[2] + rows[0] + rows[4][:7])
     (tmp_path / "per_image.1.csv").write_bytes(header + rows[3] + rows[1][:30])
     (tmp_path / "confusion.csv").unlink()
+    (tmp_path / "predictions" / f".{'0f' * 16}.png").touch()  # half a prediction
     evaluate(model, dataset, tmp_path, CONFIG)
     assert_same_run(tmp_path, whole)
 
