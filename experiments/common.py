@@ -11,6 +11,7 @@ from absl import app, flags, logging
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.attention import SOURCES
+from dsolo_jax.datasets import miniature
 from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, resolve
 
@@ -49,6 +50,7 @@ class DatasetFlags:
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
     changes: dict[str, flags.FlagHolder]
+    world_seed: flags.FlagHolder[int]
 
     def settings(self, protocol: datasets.Protocol, name: str | None = None) -> dict:
         """What decides the pictures and labels, for a record of a run."""
@@ -88,6 +90,8 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
     if "protocol" in settings:
         fields = {field.name for field in dataclasses.fields(protocol) if field.init}
         protocol = datasets.Protocol(**{key: settings["protocol"][key] for key in fields})
+    if name == miniature.NAME:
+        return miniature.load(settings["split"], settings["world_seed"], protocol=protocol)
     if name != "folder":
         datasets.benchmark(name)  # an unknown name comes before a missing flag
         _require(settings, "data_dir")
@@ -109,10 +113,10 @@ def _require(settings: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"--dataset={settings['dataset']} needs {', '.join(missing)} too")
 
 
-def define_dataset() -> DatasetFlags:
-    names = ", ".join((*datasets.NAMES, "folder"))
+def define_dataset(default: str = "ade20k") -> DatasetFlags:
+    names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
     return DatasetFlags(
-        dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
+        dataset=flags.DEFINE_string("dataset", default, f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
         split=flags.DEFINE_string("split", "validation", "Split of it."),
         images=flags.DEFINE_string("images", None, "folder: the pictures."),
@@ -144,14 +148,21 @@ def define_dataset() -> DatasetFlags:
                 "reduce_zero_label", None, "Stored 0 does not count; the others move down."
             ),
         },
+        world_seed=flags.DEFINE_integer(
+            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
+        ),
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelFlags:
-    """The flags that choose a model; `fields` are those of `Readings`."""
+    """The flags that choose a model; `fields` are those of `Readings`.
 
-    preset: flags.FlagHolder[str]
+    dataset: what it is for; the preset that is taken if none is named depends on it.
+    """
+
+    dataset: DatasetFlags | None
+    preset: flags.FlagHolder[str | None]
     clip: flags.FlagHolder[str | None]
     attention: flags.FlagHolder[str | None]
     layers: flags.FlagHolder[list[str] | None]
@@ -165,36 +176,67 @@ class ModelFlags:
     readings: flags.FlagHolder[str | None]
     fields: dict[str, flags.FlagHolder]
 
-    def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
-        """The model, with the readings of the flags; pictures are sized as the flags or else the
-        protocol say."""
-        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset.value].readings)
+    @property
+    def preset_name(self) -> str:
+        """The preset of the flag, or of the dataset."""
+        return self.preset.value or _PRESET_OF.get(
+            self.dataset and self.dataset.dataset.value, _PRESET
+        )
+
+    def resolve_readings(self) -> Readings:
+        """The bundle of the flag or of the preset, with the changes that the flags name."""
+        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset_name].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
+        return dataclasses.replace(bundle, **changes)
+
+    def load(
+        self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"], **changes: Any
+    ) -> dsolo.Model:
+        """The model, with the readings of the flags; pictures are sized as they, the preset, or
+        else the protocol say.
+
+        Args:
+            changes: arguments of `dsolo.load` that count instead of the flags.
+        """
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
         except ValueError:
             found = ",".join(self.layer_weights.value)
             raise ValueError(f"--layer_weights is {found}; wanted numbers, such as 1,2") from None
-        return dsolo.load(
-            self.preset.value,
-            clip=self.clip.value,
-            attention=self.attention.value,
-            dtype=jnp.dtype(self.dtype.value),
-            readings=dataclasses.replace(bundle, **changes),
-            attention_layers=self.layers.value,
-            attention_weights=weights,
-            attention_size=self.attention_size.value,
-            timestep=self.timestep.value,
-            grid=self.grid.value,
-            short_side=self.short_side.value or protocol.short_side,
-            long_side=self.long_side.value or protocol.long_side,
-        )
+        arguments = {
+            "clip": self.clip.value,
+            "attention": self.attention.value,
+            "dtype": jnp.dtype(self.dtype.value),
+            "readings": self.resolve_readings(),
+            "attention_layers": self.layers.value,
+            "attention_weights": weights,
+            "attention_size": self.attention_size.value,
+            "timestep": self.timestep.value,
+            "grid": self.grid.value,
+            **self.sides(protocol),
+        }
+        return dsolo.load(self.preset_name, **(arguments | changes))
+
+    def chosen(self) -> dict:
+        """The values of the flags, for a record of runs that each have readings of their own."""
+        names = {f.name for f in dataclasses.fields(self)} - {"dataset", "readings", "fields"}
+        return {name: getattr(self, name).value for name in sorted(names)} | {
+            "preset": self.preset_name
+        }
+
+    def sides(self, protocol: datasets.Protocol) -> dict[str, int]:
+        """Working size of pictures: of the flags, of a preset that has one, or of the protocol."""
+        preset = pipeline.PRESETS[self.preset_name]
+        return {
+            "short_side": self.short_side.value or preset.short_side or protocol.short_side,
+            "long_side": self.long_side.value or protocol.long_side,
+        }
 
     def settings(self, model: dsolo.Model) -> dict:
         """What of the model decides its results, for a record of a run."""
         return {
-            "preset": self.preset.value,
-            "clip": self.clip.value or pipeline.PRESETS[self.preset.value].clip,
+            "preset": self.preset_name,
+            "clip": self.clip.value or pipeline.PRESETS[self.preset_name].clip,
             "attention": model.attention,
             "layers": list(model.attention_layers),
             "layer_weights": self.layer_weights.value,
@@ -208,12 +250,22 @@ class ModelFlags:
         }
 
 
-def define_model() -> ModelFlags:
+_PRESET = "dslo_b16"
+_PRESET_OF = {miniature.NAME: "miniature"}
+
+
+def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
     return ModelFlags(
+        dataset=dataset,
         preset=flags.DEFINE_enum(
-            "preset", "dslo_b16", list(pipeline.PRESETS), "Weights, readings."
+            "preset",
+            None,
+            list(pipeline.PRESETS),
+            f"Weights, readings, sizes; {_PRESET} by default, for miniature that of its name.",
         ),
-        clip=flags.DEFINE_string("clip", None, "Hub id or folder, instead of the preset's CLIP."),
+        clip=flags.DEFINE_string(
+            "clip", None, "Hub id, folder or 'miniature', instead of the preset's CLIP."
+        ),
         attention=flags.DEFINE_string(
             "attention",
             None,
@@ -243,7 +295,7 @@ def define_model() -> ModelFlags:
             lower_bound=1,
         ),
         short_side=flags.DEFINE_integer(
-            "short_side", None, "In CLIP, pixels; the benchmark's, or 336.", lower_bound=1
+            "short_side", None, "In CLIP, pixels; the preset's or the benchmark's.", lower_bound=1
         ),
         long_side=flags.DEFINE_integer(
             "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1

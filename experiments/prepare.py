@@ -1,6 +1,9 @@
 """Prepares a benchmark once, from its official files.
 
 python -m experiments.prepare --dataset=ade20k --source=DIR --data_dir=DIR
+python -m experiments.prepare --dataset=miniature --data_dir=DIR [--world_seed=N]
+
+experiments.eval draws the miniature world itself; preparing it serves those who read it by TFDS.
 """
 
 import shlex
@@ -9,19 +12,30 @@ from pathlib import Path
 from absl import flags
 
 from dsolo_jax import datasets
-from dsolo_jax.datasets import layouts
+from dsolo_jax.datasets import layouts, miniature
 from experiments import common
 
-_DATASET = flags.DEFINE_string("dataset", "ade20k", f"One of: {', '.join(datasets.NAMES)}.")
+_DATASET = flags.DEFINE_string(
+    "dataset", "ade20k", f"One of: {', '.join((*datasets.NAMES, miniature.NAME))}."
+)
 _SOURCE = flags.DEFINE_string("source", None, "Folder of the original, as its authors lay it out.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder to prepare it in.")
 _LABELS = flags.DEFINE_string(
     "labels", None, "Label maps to take where there are several, e.g. SegmentationClassAug of VOC."
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Build it again if it is there already.")
+_WORLD_SEED = flags.DEFINE_integer("world_seed", 0, "miniature: which world.", lower_bound=0)
 
 
 def main() -> None:
+    if _DATASET.value == miniature.NAME:
+        from dsolo_jax.datasets.miniature import builder  # imports TFDS
+
+        place = builder.prepare(_DATA_DIR.value, _WORLD_SEED.value)
+        print(f"miniature in {place}; tfds.builder_from_directory reads it")
+        return
+    if _SOURCE.value is None:
+        raise ValueError(f"--dataset={_DATASET.value} needs --source too: the original's folder")
     from dsolo_jax.datasets import prepared  # imports TFDS
 
     benchmark = datasets.benchmark(_DATASET.value)
@@ -49,4 +63,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    common.run(main, required=["source", "data_dir"])
+    common.run(main, required=["data_dir"])

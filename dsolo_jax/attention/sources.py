@@ -11,7 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from dsolo_jax import checkpoints
-from dsolo_jax.attention import dino, stable_diffusion
+from dsolo_jax.assets import BUNDLED
+from dsolo_jax.attention import appearance, dino, stable_diffusion
 from dsolo_jax.attention.stable_diffusion.weights import other_copies
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
@@ -22,10 +23,9 @@ HUB_IDS = {
     "dino": "facebook/dino-vitb16",
     "dinov2": "facebook/dinov2-base",
 }
-SOURCES = (*HUB_IDS, "clip")
+SOURCES = (*HUB_IDS, *BUNDLED, "appearance", "clip")
 
-# A picture's side for a source, pixels, before rounding to what the source can take: M2N2 has 1024
-# for Stable Diffusion, CLIPer 512 (BUILD_NOTES Q8).
+# A picture's side for DINO and appearance, pixels, before rounding to what they can take.
 _SIZE = 512
 
 
@@ -35,6 +35,7 @@ class _Kind(NamedTuple):
     load: source, dtype, timestep -> config, params.
     layers: which of layer_names(config) are averaged if none are named.
     patch, multiple: pixels of a patch's side; what a picture's side must be a multiple of.
+    size: the picture's side that is taken if none is named.
     attention: params, config, pixels in 0..1, layers, weights -> A.
     """
 
@@ -43,6 +44,7 @@ class _Kind(NamedTuple):
     layer_names: Callable[[Any], Sequence[str]]
     patch: Callable[[Any], int]
     multiple: Callable[[Any], int]
+    size: Callable[[Any], int]
     attention: Callable[..., Float[Array, "B N N"]]
 
 
@@ -64,6 +66,10 @@ def _dino(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
     return dino.self_attention(params, config, pixels, layers=layers, weights=weights)
 
 
+def _appearance(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
+    return appearance.self_affinity(pixels, cues=layers, weights=weights)
+
+
 _KINDS = {
     "stable_diffusion": _Kind(
         _load_stable_diffusion,
@@ -71,6 +77,8 @@ _KINDS = {
         stable_diffusion.layer_names,
         stable_diffusion.pixels_per_patch,
         stable_diffusion.size_multiple,
+        # What it was trained on, 512 for most. M2N2 has 1024, CLIPer 512 (BUILD_NOTES Q8).
+        lambda config: config.unet.sample_size * stable_diffusion.pixels_per_patch(config),
         _stable_diffusion,
     ),
     "dino": _Kind(
@@ -79,7 +87,17 @@ _KINDS = {
         dino.layer_names,
         lambda config: config.patch_size,
         lambda config: config.patch_size,
+        lambda config: config.patch_size * round(_SIZE / config.patch_size),
         _dino,
+    ),
+    "appearance": _Kind(
+        lambda source, dtype, timestep: (None, {}),
+        tuple(appearance.WEIGHTS),
+        lambda config: tuple(appearance.WEIGHTS),
+        lambda config: appearance.PATCH,
+        lambda config: appearance.PATCH,
+        lambda config: _SIZE,
+        _appearance,
     ),
 }
 
@@ -88,7 +106,7 @@ _KINDS = {
 class Source:
     """A loaded attention source, and how it is asked.
 
-    kind: of architecture, "stable_diffusion" or "dino".
+    kind: "stable_diffusion", "dino" or "appearance".
     layers, weights: which self-attentions are averaged, and how; all alike if None.
     size: side of the square that pictures are squeezed to, pixels.
     """
@@ -118,13 +136,14 @@ def load(
     """Loads an attention source.
 
     Args:
-        name: "sd2", "sd1", "dino", "dinov2" (their checkpoints come from the hub); a hub id; or a
-            local folder, in diffusers' layout (Stable Diffusion) or in transformers' (DINO).
+        name: "sd2", "sd1", "dino", "dinov2" (their checkpoints come from the hub); "miniature", the
+            bundled Stable Diffusion; "appearance", which has no checkpoint; a hub id; or a local
+            folder, in diffusers' layout (Stable Diffusion) or in transformers' (DINO).
         dtype: of weights and activations; float32 if None.
         layers: self-attentions that are averaged; the kind's own if None.
         weights: of each layer, all alike if None.
-        size: side of the square that pictures are squeezed to; if None 512, or the nearest that the
-            source can take.
+        size: side of the square that pictures are squeezed to; if None what a Stable Diffusion was
+            trained on, mostly 512, and the nearest to 512 that a DINO can take.
         timestep: of Stable Diffusion's one step.
 
     Raises:
@@ -133,7 +152,7 @@ def load(
         OSError: no such checkpoint, or a file of it is missing.
     """
     name = os.fspath(name)
-    if name not in HUB_IDS and not os.path.isdir(os.path.expanduser(name)) and "/" not in name:
+    if name not in SOURCES and not os.path.isdir(os.path.expanduser(name)) and "/" not in name:
         choose("attention source (no folder, nor a hub id owner/name)", name, SOURCES)
     chosen = _kind(name)
     kind = _KINDS[chosen]
@@ -142,7 +161,7 @@ def load(
         choose(f"layer of {name}", layer, kind.layer_names(config))
     multiple = kind.multiple(config)
     if size is None:
-        size = multiple * max(1, round(_SIZE / multiple))
+        size = kind.size(config)
     if size < 1 or size % multiple:
         nearest = multiple * max(1, round(size / multiple))
         raise ValueError(
@@ -157,9 +176,18 @@ def _kind(name: str) -> str:
     """The architecture: known of our own names, otherwise by what the folder holds."""
     if name in HUB_IDS:
         return "stable_diffusion" if name in stable_diffusion.HUB_IDS else "dino"
+    if name == "appearance":
+        return name
+    if name in BUNDLED:
+        return "stable_diffusion"
     settings = "model_index.json", "config.json"
     directory = checkpoints.folder(name, settings, other_copies(name))
     return "dino" if (directory / "config.json").is_file() else "stable_diffusion"
+
+
+def layer_names(source: Source) -> tuple[str, ...]:
+    """What may be averaged of it."""
+    return tuple(_KINDS[source.kind].layer_names(source.config))
 
 
 def graph(source: Source, squares: UInt8[Array, "B S S 3"]) -> Float[Array, "B N N"]:

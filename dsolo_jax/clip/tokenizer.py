@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
 from dsolo_jax import checkpoints
+from dsolo_jax.assets import bundled
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt")
 
@@ -80,14 +81,15 @@ def load_tokenizer(
     up to a multiple of 8, at most `max_length`. `encode_text` stops at the first end token.
 
     Args:
-        source: a folder with tokenizer.json or with vocab.json and merges.txt, or a hub id.
+        source: a folder with tokenizer.json or with vocab.json and merges.txt, a hub id, or
+            "miniature".
         max_length: the context length, `config.text.max_position_embeddings`.
 
     Raises:
         OSError: no such checkpoint, or no tokenizer in it.
         ValueError: the files are damaged; from the function, a text exceeds the context length.
     """
-    tokenizer = read_tokenizer(checkpoints.folder(source, FILES))
+    tokenizer = read_tokenizer(checkpoints.folder(bundled(source, "clip"), FILES))
     end = tokenizer.token_to_id(_END)
 
     def tokenize(texts: Sequence[str]) -> Int[np.ndarray, "Q L"]:

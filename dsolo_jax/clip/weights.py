@@ -10,6 +10,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from dsolo_jax import checkpoints
+from dsolo_jax.assets import bundled
 from dsolo_jax.checkpoints import Params, Row, convolution, linear
 from dsolo_jax.clip import model
 from dsolo_jax.clip.config import ClipConfig, config_json, read_config
@@ -75,14 +76,14 @@ def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[Cli
     """Config and parameters of a CLIP checkpoint.
 
     Args:
-        source: a folder in the layout of transformers' CLIPModel, or a hub id.
+        source: a folder in the layout of transformers' CLIPModel, a hub id, or "miniature".
         dtype: of the weights, and so of the activations; float32 if None, whatever the file holds.
 
     Raises:
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
-    directory = checkpoints.folder(source, FILES)
+    directory = checkpoints.folder(bundled(source, "clip"), FILES)
     config = read_config(directory)
     tree = checkpoints.convert(
         checkpoints.read_tensors(directory, ignore=IGNORE),

@@ -111,6 +111,8 @@ class Dataset:
         classes: words of each, synonyms after ", ".
         coding: which of the official label maps they are.
         official: pictures in this split of the official set, if there is one.
+        subsets: stored label values whose pixels are scored apart too: `dataset[i]` then also holds
+            "subsets", for each name which pixels they are, bool [H, W].
     """
 
     name: str
@@ -124,13 +126,21 @@ class Dataset:
     ignore: int = IGNORE
     coding: str | None = None
     official: int | None = None
+    subsets: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        image, labels = decode(self.encoded(index), self.label_table, self.hint)
-        return {"id": self.ids[index], "image": image, "labels": labels}
+        encoded = self.encoded(index)
+        image, labels = decode(encoded, self.label_table, self.hint)
+        example = {"id": self.ids[index], "image": image, "labels": labels}
+        if self.subsets:
+            stored = decode_labels(encoded.labels, encoded.labels_name)
+            example["subsets"] = {
+                name: np.isin(stored, list(values)) for name, values in self.subsets.items()
+            }
+        return example
 
 
 def decode(

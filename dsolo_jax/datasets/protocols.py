@@ -84,10 +84,12 @@ PROTOCOLS = {
     "coco_stuff":  Protocol(336,   2048, "naclip",   "none",             None, 40.0, False),
     "cityscapes":  Protocol(560,   2048, "naclip",   "none",             None, 40.0, False),
     "ade20k":      Protocol(336,   2048, "naclip",   "none",             None, 40.0, True),
-    # One's own pictures; the classes come from a file.
+    # Drawn pictures, and one's own; their classes do not come from vocab/.
+    "miniature":   Protocol(336,   2048, "plain",    "none",             None, 40.0, False),
     "folder":      Protocol(336,   2048, "plain",    "none",             None, 40.0, False),
 }
 # fmt: on
+_UNLISTED = ("miniature", "folder")
 
 
 def protocol(name: str, **changes: Any) -> Protocol:
@@ -118,7 +120,7 @@ def protocol(name: str, **changes: Any) -> Protocol:
             f"probability_threshold {chosen.probability_threshold} is not used: the background "
             f"rule of {name} is {chosen.background_rule!r}; give --background_rule=threshold too"
         )
-    if name == "folder":
+    if name in _UNLISTED:
         return chosen
     [first, *_], _ = classes(name, chosen)
     if (first == BACKGROUND) == (chosen.background_rule == "none"):

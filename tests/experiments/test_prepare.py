@@ -46,5 +46,5 @@ def test_errors_are_one_line_not_a_trace(tmp_path):
     assert "Traceback" not in failed.stderr
     unknown = run("prepare", "--dataset=ade", f"--source={tmp_path}", f"--data_dir={tmp_path}")
     assert "unknown dataset 'ade'" in unknown.stderr and unknown.returncode == 1
-    assert "--source" in run("prepare", "--dataset=ade20k").stderr
+    assert "needs --source too" in run("prepare", f"--data_dir={tmp_path}/data").stderr
     assert not os.path.exists(tmp_path / "data")

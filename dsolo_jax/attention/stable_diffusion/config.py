@@ -19,6 +19,7 @@ class UNetConfig:
 
     num_heads: of each resolution; what diffusers calls attention_head_dim, a misnomer that its
         checkpoints have to keep (diffusers issue 2011).
+    sample_size: side of the latents that it was trained on.
     """
 
     in_channels: int = 4
@@ -34,6 +35,7 @@ class UNetConfig:
     norm_eps: float = 1e-5
     flip_sin_to_cos: bool = True
     freq_shift: int = 0
+    sample_size: int = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +165,8 @@ def _read_unet(path: Path) -> UNetConfig:
     require(content, _UNET_SUPPORTED, str(path))
     heads = content.get("attention_head_dim", 8)
     listed = heads if isinstance(heads, list) else [heads]
-    config = section(UNetConfig, {**content, "num_heads": listed}, str(path))
+    side = content.get("sample_size") or UNetConfig.sample_size  # diffusers writes null by default
+    config = section(UNetConfig, {**content, "num_heads": listed, "sample_size": side}, str(path))
     widths = config.block_out_channels
     if heads is not listed:
         config = dataclasses.replace(config, num_heads=config.num_heads * len(widths))

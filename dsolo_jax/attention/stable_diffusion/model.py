@@ -61,7 +61,8 @@ def encode(
 @partial(jax.jit, static_argnames=("config",))
 def _encode(params, config, pixels) -> Float[Array, "B h w L"]:
     with precision(params["conv_in"]["kernel"]):
-        return vae.Encoder(config.vae).apply({"params": params}, pixels)
+        mean, _ = vae.Encoder(config.vae).apply({"params": params}, pixels)
+        return mean * config.vae.scaling_factor
 
 
 def at_timestep(params: Params, config: StableDiffusionConfig, timestep: float) -> Params:

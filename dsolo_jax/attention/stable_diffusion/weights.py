@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dsolo_jax import checkpoints
+from dsolo_jax.assets import bundled
 from dsolo_jax.attention.stable_diffusion import unet, vae
 from dsolo_jax.attention.stable_diffusion.config import (
     StableDiffusionConfig,
@@ -36,7 +37,7 @@ _SETTINGS = (
     "text_encoder/config.json",
     *(f"tokenizer/{name}" for name in TOKENIZER_FILES),
 )
-_STEMS = {
+STEMS = {
     "unet": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
@@ -117,21 +118,34 @@ def unet_table(config: UNetConfig) -> tuple[Row, ...]:
     )
 
 
-_DOWN, _MIDDLE = "encoder.down_blocks.{i}", "encoder.mid_block"
+def vae_table(half: str) -> tuple[Row, ...]:
+    """Of the "encoder" or the "decoder"."""
+    middle = f"{half}.mid_block"
+    projections = (
+        row
+        for names in (_PROJECTIONS, _OLD_PROJECTIONS)
+        for row in _projections(f"{middle}.attentions.0", "mid_block/attentions_0", names)
+    )
+    return (
+        *_layer(f"{half}.conv_in", "conv_in", convolution),
+        *_resnet(f"{half}.down_blocks.{{i}}.resnets.{{j}}", "down_blocks_{i}/resnets_{j}"),
+        *_layer(
+            f"{half}.down_blocks.{{i}}.downsamplers.0.conv",
+            "down_blocks_{i}/downsample",
+            convolution,
+        ),
+        *_resnet(f"{half}.up_blocks.{{i}}.resnets.{{j}}", "up_blocks_{i}/resnets_{j}"),
+        *_layer(f"{half}.up_blocks.{{i}}.upsamplers.0.conv", "up_blocks_{i}/upsample", convolution),
+        *_resnet(f"{middle}.resnets.{{j}}", "mid_block/resnets_{j}"),
+        *_norm(f"{middle}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
+        *projections,
+        *_norm(f"{half}.conv_norm_out", "conv_norm_out"),
+        *_layer(f"{half}.conv_out", "conv_out", convolution),
+        *_layer("quant_conv", "quant_conv", pointwise),
+    )
 
-VAE_TABLE = (
-    *_layer("encoder.conv_in", "conv_in", convolution),
-    *_resnet(f"{_DOWN}.resnets.{{j}}", "down_blocks_{i}/resnets_{j}"),
-    *_layer(f"{_DOWN}.downsamplers.0.conv", "down_blocks_{i}/downsample", convolution),
-    *_resnet(f"{_MIDDLE}.resnets.{{j}}", "mid_block/resnets_{j}"),
-    *_norm(f"{_MIDDLE}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
-    *_projections(f"{_MIDDLE}.attentions.0", "mid_block/attentions_0", _PROJECTIONS),
-    *_projections(f"{_MIDDLE}.attentions.0", "mid_block/attentions_0", _OLD_PROJECTIONS),
-    *_norm("encoder.conv_norm_out", "conv_norm_out"),
-    *_layer("encoder.conv_out", "conv_out", convolution),
-    *_layer("quant_conv", "quant_conv", pointwise),
-)
-_VAE_IGNORE = ("decoder.*", "post_quant_conv.*")
+
+_DECODER = ("decoder.*", "post_quant_conv.*")
 
 
 # ------------------------------------------------------------------------------------ loading
@@ -146,7 +160,8 @@ def load(
     plain files, else those in float16.
 
     Args:
-        source: a folder in the layout of diffusers' StableDiffusionPipeline, or a hub id.
+        source: a folder in the layout of diffusers' StableDiffusionPipeline, a hub id, or
+            "miniature".
         dtype: of the weights, and so of the activations; float32 if None, whatever the files hold.
 
     Returns:
@@ -157,6 +172,7 @@ def load(
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
+    source = bundled(source, "stable_diffusion")
     dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     variants = ("", "fp16") if dtype.itemsize >= 4 else ("fp16", "")
     # Before gigabytes are fetched.
@@ -164,31 +180,33 @@ def load(
     directory = _fetch(source, variants)
 
     def component(name: str, rows: Sequence[Row], shapes: Params, ignore: Sequence[str]) -> Params:
-        tensors = checkpoints.read_tensors(directory / name, _STEMS[name], variants, ignore)
+        tensors = checkpoints.read_tensors(directory / name, STEMS[name], variants, ignore)
         tree = checkpoints.convert(tensors, rows, shapes, source=directory / name)
         return checkpoints.cast(tree, dtype)
 
     return config, {
         "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
-        "vae": component("vae", VAE_TABLE, vae.parameter_shapes(config.vae), _VAE_IGNORE),
+        "vae": component(
+            "vae", vae_table("encoder"), vae.parameter_shapes(config.vae), _VAE_IGNORE
+        ),
         "prompt": empty_prompt(directory, config.text, variants),
     }
 
 
 def _fetch(source: str | os.PathLike, variants: Sequence[str]) -> Path:
     """The folder, with each component's weights in the first variant that there is of it."""
-    wanted = list(_STEMS)
+    wanted = list(STEMS)
     for variant in variants:
         weights = (
             f"{name}/{file}"
             for name in wanted
-            for file in checkpoints.weight_files(_STEMS[name], variant)
+            for file in checkpoints.weight_files(STEMS[name], variant)
         )
         directory = checkpoints.folder(source, (*_SETTINGS, *weights), other_copies(source))
         wanted = [
             name
             for name in wanted
-            if not checkpoints.has_tensors(directory / name, _STEMS[name], variant)
+            if not checkpoints.has_tensors(directory / name, STEMS[name], variant)
         ]
         if not wanted:
             break

@@ -1,0 +1,84 @@
+"""The miniature world as a benchmark: drawn as it is read, so nothing is stored or downloaded."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from dsolo_jax.checks import choose
+from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded
+from dsolo_jax.datasets.miniature.scenes import SPLITS, Scene, draw
+from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, THINGS
+from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
+
+NAME = "miniature"
+
+# Pictures of train are for captions; it goes on beyond these for whoever draws more.
+COUNTS = {"train": 4096, "tune": 320, "validation": 512}
+
+# Stored labels: the classes, and behind them the things again, where train never shows such a one.
+_UNSEEN = len(CLASSES) - NUM_STUFF
+_LABEL_TABLE = {
+    **{index: index for index in range(len(CLASSES))},
+    **{index + _UNSEEN: index for index in range(NUM_STUFF, len(CLASSES))},
+    IGNORE: IGNORE,
+}
+SUBSETS = {
+    "seen": frozenset(range(NUM_STUFF, len(CLASSES))),
+    "unseen": frozenset(range(len(CLASSES), len(CLASSES) + len(THINGS))),
+}
+
+
+def load(
+    split: str = "validation",
+    seed: int = 0,
+    size: int | tuple[int, int] = 112,
+    *,
+    protocol: Protocol = PROTOCOLS[NAME],
+) -> Dataset:
+    """A split of the world of that seed.
+
+    Labels of train are ignored throughout: whoever learns there has the captions alone.
+
+    Raises:
+        ValueError: an unknown split, a seed below 0.
+    """
+    choose(f"split of {NAME}", split, SPLITS)
+    if seed < 0:
+        raise ValueError(f"the seed of the miniature world is {seed}; wanted 0 or more")
+
+    def encoded(index: int) -> Encoded:
+        scene = draw(seed, index, size, split=split)
+        labels = stored_labels(scene, split)
+        name = f"{NAME} {split} {index} of seed {seed}"
+        return Encoded(png(scene.image), png(labels), f"{name} (picture)", f"{name} (labels)")
+
+    return Dataset(
+        name=NAME,
+        names=CLASSES,
+        classes=CLASSES,
+        ids=tuple(f"{split}_{index:05d}" for index in range(COUNTS[split])),
+        label_table=_LABEL_TABLE,
+        encoded=encoded,
+        hint="the world draws no such label",
+        protocol=protocol,
+        subsets=SUBSETS,
+    )
+
+
+def stored_labels(scene: Scene, split: str) -> np.ndarray:
+    """Labels with things of unseen colour or pattern set apart, uint8 [H, W]; none in train."""
+    if split == "train":
+        return np.full_like(scene.labels, IGNORE)
+    stored = scene.labels.copy()
+    for item in scene.items:
+        if not item.seen:
+            stored[scene.labels == item.index] += _UNSEEN
+    return stored
+
+
+def png(array: np.ndarray) -> bytes:
+    """A picture uint8 [H, W, 3] or label map uint8 [H, W] as a PNG's bytes."""
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()

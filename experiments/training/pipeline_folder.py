@@ -1,0 +1,98 @@
+"""A trained latent diffusion model as diffusers' StableDiffusionPipeline loads it."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsolo_jax import checkpoints
+from dsolo_jax.attention.stable_diffusion import StableDiffusionConfig, pixels_per_patch
+from dsolo_jax.attention.stable_diffusion.weights import STEMS, unet_table, vae_table
+from dsolo_jax.checkpoints import Params
+from dsolo_jax.clip.weights import TEXT_TABLE
+from dsolo_jax.files import write_json
+from experiments.training.diffusion import SCHEDULE, SIZE
+
+
+def save(
+    folder: Path,
+    config: StableDiffusionConfig,
+    autoencoder: Params,
+    denoiser: Params,
+    tokenizer: Path,
+) -> None:
+    """Writes what diffusers' StableDiffusionPipeline loads, weights in float16.
+
+    Args:
+        config: with the vocabulary's size and the latents' scale that were trained with.
+        autoencoder, denoiser: as the `init` functions lay them out.
+        tokenizer: folder of `tokenizer.write_tokenizer`.
+    """
+    parts = {
+        "unet": checkpoints.export(denoiser["unet"], unet_table(config.unet)),
+        "text_encoder": checkpoints.export(denoiser["text"], TEXT_TABLE),
+        "vae": {
+            name: tensor
+            for half, tree in autoencoder.items()
+            for name, tensor in checkpoints.export(tree, vae_table(half)).items()
+        },
+    }
+    for name, tensors in parts.items():
+        half = {key: tensor.astype(np.float16) for key, tensor in tensors.items()}
+        checkpoints.write_tensors(folder / name / f"{STEMS[name]}.safetensors", half)
+    for name, content in _settings(config).items():
+        write_json(folder / name, content)
+    for path in tokenizer.iterdir():
+        (folder / "tokenizer").mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / "tokenizer" / path.name)
+
+
+def _settings(config: StableDiffusionConfig) -> dict[str, Any]:
+    """The JSON files of a pipeline, by name."""
+    levels = len(config.vae.block_out_channels)
+    networks = {name: dataclasses.asdict(part) for name, part in vars(config).items()}
+    networks["unet"]["attention_head_dim"] = networks["unet"].pop("num_heads")
+    return {
+        "model_index.json": {
+            "_class_name": "StableDiffusionPipeline",
+            "feature_extractor": [None, None],
+            "image_encoder": [None, None],
+            "requires_safety_checker": False,
+            "safety_checker": [None, None],
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "text_encoder": ["transformers", "CLIPTextModel"],
+            "tokenizer": ["transformers", "CLIPTokenizer"],
+            "unet": ["diffusers", "UNet2DConditionModel"],
+            "vae": ["diffusers", "AutoencoderKL"],
+        },
+        "unet/config.json": {
+            "_class_name": "UNet2DConditionModel",
+            "sample_size": SIZE // pixels_per_patch(config),
+            **networks["unet"],
+        },
+        "vae/config.json": {
+            "_class_name": "AutoencoderKL",
+            "sample_size": SIZE,
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+            "use_post_quant_conv": False,
+            **networks["vae"],
+        },
+        "text_encoder/config.json": {
+            "architectures": ["CLIPTextModel"],
+            "model_type": "clip_text_model",
+            "dtype": "float32",
+            "bos_token_id": config.text.vocab_size - 2,
+            "pad_token_id": config.text.vocab_size - 1,
+            **networks["text"],
+        },
+        "scheduler/scheduler_config.json": {
+            "_class_name": "DDIMScheduler",
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+            "steps_offset": 1,
+            **SCHEDULE,
+        },
+    }

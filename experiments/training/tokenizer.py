@@ -1,0 +1,51 @@
+"""CLIP's kind of tokenizer for the words of given texts, in the files that transformers reads."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+
+from dsolo_jax.clip.tokenizer import read_tokenizer
+from dsolo_jax.files import atomic, write_json
+
+_SPECIAL = ("<|startoftext|>", "<|endoftext|>")
+_END_OF_WORD = "</w>"
+
+
+def write_tokenizer(directory: Path, texts: Iterable[str], size: int, max_length: int) -> int:
+    """Writes vocab.json, merges.txt and tokenizer_config.json; returns the vocabulary's size.
+
+    Args:
+        texts: whose frequent words and pieces of words become tokens; others are spelled in bytes.
+        size: of the vocabulary, at most.
+        max_length: the context length that the text encoder has.
+    """
+    _write(directory, [], max_length)  # CLIP's rules for words, which are the same for any merges
+    tokenizer = read_tokenizer(directory)
+    trainer = BpeTrainer(
+        vocab_size=size,
+        special_tokens=list(_SPECIAL),
+        initial_alphabet=ByteLevel.alphabet(),
+        end_of_word_suffix=_END_OF_WORD,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return _write(directory, [tuple(merge) for merge in merges], max_length)
+
+
+def _write(directory: Path, merges: list[tuple[str, str]], max_length: int) -> int:
+    letters = sorted(ByteLevel.alphabet())
+    tokens = [*letters, *(letter + _END_OF_WORD for letter in letters), *map("".join, merges)]
+    tokens += _SPECIAL
+    write_json(directory / "vocab.json", {token: i for i, token in enumerate(tokens)})
+    with atomic(directory / "merges.txt") as temporary:
+        lines = ["#version: 0.2", *map(" ".join, merges)]
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    start, end = _SPECIAL
+    settings = {"bos_token": start, "eos_token": end, "unk_token": end, "pad_token": end}
+    settings |= {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length}
+    write_json(directory / "tokenizer_config.json", settings)
+    return len(tokens)
