@@ -4,7 +4,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -227,32 +227,84 @@ def overlay(
     colours = palette(len(names))
     counts = np.bincount(labels.ravel(), minlength=len(names))
     entries = [
-        (names[c], counts[c] / labels.size, colours[c])
+        (names[c], _percent(counts[c] / labels.size), colours[c])
         for c in np.argsort(-counts, kind="stable")
         if counts[c]
     ]
-    picture, shown = _for_display(image, labels)
+    longest = max(labels.shape)
+    factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
+    picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
     mixed = (1 - opacity) * picture + opacity * colours[shown]
     mixed[_borders(shown)] = _BORDER
-    return _with_legend(Image.fromarray(np.round(mixed).astype(np.uint8)), entries)
+    return _above_legend(Image.fromarray(np.round(mixed).astype(np.uint8)), entries)
+
+
+def panels(
+    image: UInt8[np.ndarray, "H W 3"],
+    maps: Mapping[str, Int[np.ndarray, "H W"]],
+    names: Sequence[str],
+    remarks: Sequence[str],
+    *,
+    title: str,
+    ignore: int,
+) -> Image.Image:
+    """The picture, label maps in the classes' colours side by side, and one legend beside them.
+
+    Every part is brought to one size, the longer side 640 pixels. The legend names the classes of
+    the maps by their pixels, the first map's before those that only others have, as many as there
+    is room for in two columns. Pixels that do not count are near black.
+
+    Args:
+        image: the picture.
+        maps: by their titles; an index into `names`, or `ignore`, for each pixel.
+        names: the classes, in label order.
+        remarks: what the legend says of each class after its name.
+        title: of the picture.
+        ignore: label of pixels that do not count.
+    """
+    names, remarks = (*names, "not counted"), (*remarks, "")
+    uncounted = len(names) - 1
+    colours = np.concatenate([palette(uncounted), [_IGNORED]]).astype(np.uint8)
+    maps = {name: np.where(labels == ignore, uncounted, labels) for name, labels in maps.items()}
+    entries: dict[int, _Entry] = {}
+    for labels in maps.values():
+        counts = np.bincount(labels.ravel(), minlength=len(names))
+        for c in np.argsort(-counts, kind="stable"):
+            if counts[c]:
+                entries.setdefault(c, (names[c], remarks[c], colours[c]))
+
+    scale = _PANEL / max(image.shape[:2])
+    parts = {title: _scaled(image, image[..., 0], scale)[0]}
+    parts |= {name: colours[_scaled(image, labels, scale)[1]] for name, labels in maps.items()}
+    font = ImageFont.load_default(_PANEL_FONT)
+    height, width = parts[title].shape[:2]
+    gap, head = _PANEL_FONT // 2, 2 * _PANEL_FONT
+    legend = _legend(list(entries.values()), _PANEL_FONT, height=height)
+    left = len(parts) * (width + gap)
+    canvas = Image.new("RGB", (left + legend.width, head + max(height, legend.height)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, (name, part) in enumerate(parts.items()):
+        x = number * (width + gap)
+        draw.text((x + width // 2, head // 2), _fitting(name, font, width), _INK, font, anchor="mm")
+        canvas.paste(Image.fromarray(part), (x, head))
+    canvas.paste(legend, (left, head))
+    return canvas
 
 
 _SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
+_PANEL, _PANEL_FONT = 640, 28
 _LEGEND_ENTRIES, _NAME_LETTERS = 24, 28
 _BORDER = (255, 255, 255)
-_PAPER, _INK, _FAINT = (255, 255, 255), (34, 34, 34), (128, 128, 128)
+_PAPER, _INK, _FAINT, _IGNORED = (255, 255, 255), (34, 34, 34), (128, 128, 128), (24, 24, 24)
 
 
-def _for_display(image: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Picture and labels brought to a size worth looking at."""
+def _scaled(image: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and labels at `scale`; enlarged both by the nearest pixel."""
     height, width = labels.shape
-    longest = max(height, width)
-    factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
-    shrink = min(1.0, _LONGEST_DISPLAY / longest)
-    h, w = (max(1, round(side * factor * shrink)) for side in (height, width))
+    h, w = (max(1, round(side * scale)) for side in (height, width))
     rows, columns = np.arange(h) * height // h, np.arange(w) * width // w
     nearest = np.ix_(rows, columns)
-    return (resize(image, (h, w)) if shrink < 1 else image[nearest]), labels[nearest]
+    return (resize(image, (h, w)) if scale < 1 else image[nearest]), labels[nearest]
 
 
 def _borders(labels: np.ndarray) -> np.ndarray:
@@ -263,34 +315,47 @@ def _borders(labels: np.ndarray) -> np.ndarray:
     return mask
 
 
-def _with_legend(picture: Image.Image, entries: list[tuple[str, float, np.ndarray]]) -> Image.Image:
-    """`picture` above a table of (name, share, colour), read down the columns."""
+_Entry = tuple[str, str, np.ndarray]  # of a legend: name, remark, colour
+
+
+def _above_legend(picture: Image.Image, entries: list[_Entry]) -> Image.Image:
     size = min(26, max(15, max(picture.size) // 45))
+    legend = _legend(entries, size, width=max(picture.width, _SHORTEST_DISPLAY))
+    width = max(picture.width, legend.width, _SHORTEST_DISPLAY)
+    canvas = Image.new("RGB", (width, picture.height + size + legend.height + size), _PAPER)
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    canvas.paste(legend, (0, picture.height + size))
+    return canvas
+
+
+def _legend(entries: list[_Entry], size: int, *, width: int = 0, height: int = 0) -> Image.Image:
+    """A table read down its columns, in the `width` given, or in two columns of `height`."""
     font = ImageFont.load_default(size)
     row, gap = round(1.6 * size), size
-    rows = [(_shortened(name), _percent(share), colour) for name, share, colour in entries]
-    rows, rest = rows[:_LEGEND_ENTRIES], len(rows) - _LEGEND_ENTRIES
-    name_width = max(math.ceil(font.getlength(name)) for name, _, _ in rows)
-    share_width = math.ceil(font.getlength("100.0 %"))
-    cell = row + name_width + gap + share_width + 2 * gap
-
-    width = max(picture.width, cell, _SHORTEST_DISPLAY)
-    columns = max(1, min(len(rows), (width - gap) // cell))
+    deepest = max(2, height // row - 1)
+    most = min(_LEGEND_ENTRIES, 2 * deepest) if height else _LEGEND_ENTRIES
+    rows = [(_shortened(name), remark, colour) for name, remark, colour in entries]
+    rows, rest = rows[:most], len(rows) - most
+    name_width, remark_width = (
+        max(math.ceil(font.getlength(entry[i])) for entry in rows) for i in (0, 1)
+    )
+    cell = row + name_width + gap + remark_width + 2 * gap
+    if height:
+        columns = -(-len(rows) // deepest)
+    else:
+        columns = max(1, min(len(rows), (width - gap) // cell))
     depth = -(-len(rows) // columns)
-    height = picture.height + gap + (depth + (rest > 0)) * row + gap
-    canvas = Image.new("RGB", (width, height), _PAPER)
-    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    canvas = Image.new("RGB", (gap + columns * cell, (depth + (rest > 0)) * row), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for index, (name, share, colour) in enumerate(rows):
-        x = gap + index // depth * cell
-        y = picture.height + gap + index % depth * row + row // 2
+    for index, (name, remark, colour) in enumerate(rows):
+        x, y = gap + index // depth * cell, index % depth * row + row // 2
         half = size // 2
         draw.rounded_rectangle((x, y - half, x + size, y + half), size // 5, tuple(colour.tolist()))
         draw.text((x + row, y), name, _INK, font, anchor="lm")
-        end = x + row + name_width + gap + share_width
-        draw.text((end, y), share, _FAINT, font, anchor="rm")
+        end = x + row + name_width + gap + remark_width
+        draw.text((end, y), remark, _FAINT, font, anchor="rm")
     if rest > 0:
-        y = picture.height + gap + depth * row + row // 2
+        y = depth * row + row // 2
         draw.text((gap + row, y), f"+{rest} more", _FAINT, font, anchor="lm")
     return canvas
 
@@ -298,6 +363,15 @@ def _with_legend(picture: Image.Image, entries: list[tuple[str, float, np.ndarra
 def _shortened(name: str) -> str:
     name = " ".join(name.split())
     return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1].rstrip(" ,") + "…"
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """`text`, its middle left out where it is too wide."""
+    kept = len(text)
+    while kept > 2 and font.getlength(text) > width:
+        kept -= 1
+        text = text[: kept // 2].rstrip("…") + "…" + text[len(text) - kept // 2 :].lstrip("…")
+    return text
 
 
 def _percent(share: float) -> str:

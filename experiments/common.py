@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 from absl import app, flags, logging
@@ -52,29 +53,36 @@ class DatasetFlags:
         return {name: flag.value for name, flag in vars(self).items()}
 
     def load(self) -> datasets.Dataset:
-        """The dataset.
+        """The dataset; raises as `load_dataset`."""
+        return load_dataset(self.settings())
 
-        Raises:
-            ValueError: an unknown one, or one whose other flags are missing.
-        """
-        name = self.dataset.value
-        if name != "folder":
-            datasets.benchmark(name)  # an unknown name comes before a missing flag
-            self._require("data_dir")
-            return datasets.load(name, self.data_dir.value, self.split.value)
-        self._require("images", "labels", "classes")
-        return datasets.load_folder(
-            self.images.value,
-            self.labels.value,
-            self.classes.value,
-            ignore=self.ignore.value,
-            label_offset=self.label_offset.value,
-        )
 
-    def _require(self, *names: str) -> None:
-        missing = [f"--{name}" for name in names if getattr(self, name).value is None]
-        if missing:
-            raise ValueError(f"--dataset={self.dataset.value} needs {', '.join(missing)} too")
+def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
+    """The dataset of `DatasetFlags.settings`, whether of flags or from a record of a run.
+
+    Raises:
+        FileNotFoundError, ValueError: an unknown one, one that is not there, or one whose other
+            settings are missing.
+    """
+    name = settings.get("dataset")
+    if name != "folder":
+        datasets.benchmark(name)  # an unknown name comes before a missing flag
+        _require(settings, "data_dir")
+        return datasets.load(name, settings["data_dir"], settings["split"])
+    _require(settings, "images", "labels", "classes")
+    return datasets.load_folder(
+        settings["images"],
+        settings["labels"],
+        settings["classes"],
+        ignore=settings["ignore"],
+        label_offset=settings["label_offset"],
+    )
+
+
+def _require(settings: Mapping[str, Any], *names: str) -> None:
+    missing = [f"--{name}" for name in names if settings.get(name) is None]
+    if missing:
+        raise ValueError(f"--dataset={settings['dataset']} needs {', '.join(missing)} too")
 
 
 def define_dataset() -> DatasetFlags:
