@@ -46,8 +46,9 @@ def ours(runs: Sequence[Run]) -> list[Row]:
 
 def _settings(run: Run) -> dict:
     """The part of a config that is the method's, on one level."""
-    config = {name: run.results["config"].get(name) for name in _METHOD}
-    return {**config, **(config.pop("readings") or {}), "preset": config["preset"]}
+    settings = {name: run.results["config"].get(name) for name in _METHOD}
+    readings = settings.pop("readings") or {}
+    return settings | readings
 
 
 def _differing(run: Run, other: Run) -> str:
