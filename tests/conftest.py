@@ -4,6 +4,17 @@ import json
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Most of the suite's time was LLVM's, on programs that run once: here it leaves out what would make
+# them faster. XLA's own passes, and so fusions, FLOPs and memory, are as they are for users.
+os.environ["XLA_FLAGS"] = " ".join(
+    (
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        os.environ.get("XLA_FLAGS", ""),
+    )
+)
+# All but the smallest programs are kept for other workers and for drivers, see `private_cache`.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import pytest
 
@@ -76,8 +87,16 @@ def torch_clip():
 
 @pytest.fixture(scope="session", autouse=True)
 def private_cache(tmp_path_factory):
-    """Caches of the test run: neither read from the user's nor left there."""
-    os.environ["DSOLO_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    """Caches of the test run: neither read from the user's nor left there.
+
+    One for all workers of pytest-xdist, whose own folders lie side by side.
+    """
+    from dsolo_jax import cache
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    os.environ["DSOLO_CACHE"] = str(shared / "cache")
+    cache.keep_compilations()
 
 
 @pytest.fixture(scope="session")
