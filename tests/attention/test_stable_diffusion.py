@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dsolo_jax.attention import resample_attention, stable_diffusion
-from dsolo_jax.attention.stable_diffusion import unet
+from dsolo_jax.attention.stable_diffusion import model, unet
 from dsolo_jax.attention.stable_diffusion.model import mean_attention
 from experiments.torch_stable_diffusion import TorchMaps, relative, torch_maps
 
@@ -30,6 +30,14 @@ def loaded(checkpoints_by_family):
     }
 
 
+@pytest.fixture(scope="module")
+def expected_by_family(checkpoints_by_family, pixels):
+    return {
+        name: torch_maps(found.models, pixels, TIMESTEP)
+        for name, found in checkpoints_by_family.items()
+    }
+
+
 class Family(NamedTuple):
     """Ours and torch's of one family."""
 
@@ -41,12 +49,12 @@ class Family(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["sd1", "sd2"])
-def family(request, loaded, checkpoints_by_family, pixels):
+def family(request, loaded, expected_by_family):
     config, params = loaded[request.param]
-    expected = torch_maps(checkpoints_by_family[request.param].models, pixels, TIMESTEP)
+    expected = expected_by_family[request.param]
     fixed = unet.at_timestep(params["unet"], config.unet, params["prompt"], TIMESTEP)
-    denoise = jax.jit(lambda latents: unet.denoise(fixed, config.unet, latents))
-    return Family(config, params, expected, *denoise(expected.latents))
+    denoise = jax.jit(lambda fixed, latents: unet.denoise(fixed, config.unet, latents))
+    return Family(config, params, expected, *denoise(fixed, expected.latents))
 
 
 def test_latents_are_diffusers(family, pixels):
@@ -94,24 +102,30 @@ def test_maps_are_diffusers(family, pixels):
     assert relative(found, mean) <= 1e-4
 
 
-def test_short_names_are_the_blocks_of_full_resolution(family, pixels):
-    config, params, expected, *_ = family
+def test_short_names_are_the_blocks_of_full_resolution(family, pixels, monkeypatch):
+    """The names that the compiled part is asked for; its maps of them are in the tests around."""
+    config, params, *_ = family
     count = config.unet.layers_per_block
-    down, up = (
-        [n for n in stable_diffusion.layer_names(config) if n.startswith(f"{stage}.")]
-        for stage in ("down", "up")
-    )
-    assert down == [f"down.{i}" for i in range(count)]
-    assert up == [f"up.{i}" for i in range(count + 1)]
+    names = {
+        **{f"down.{i}": f"down_blocks.0.attentions.{i}" for i in range(count)},
+        **{f"up.{i}": f"up_blocks.2.attentions.{i}" for i in range(count + 1)},
+    }
+    assert set(stable_diffusion.layer_names(config)) == {*names, *unet.layer_names(config.unet)}
+    monkeypatch.setattr(model, "_self_attention", lambda *arguments: arguments[-2:])
+    found = stable_diffusion.self_attention(params, config, pixels, layers=tuple(names))
+    assert found == (tuple(names.values()), (1.0,) * len(names))
+
+
+def test_maps_are_weighted_from_pixels_on(loaded, expected_by_family, pixels):
+    config, params = loaded["sd2"]
     found = stable_diffusion.self_attention(
-        params, config, pixels, layers=(down[-1], up[-1]), weights=(1, 3)
+        params, config, pixels, layers=("down.1", "up.2"), weights=(1, 3)
     )
-    first, last = (expected.maps[f"{n}.attentions.{i}"] for n, i in _ends(count))
+    first, last = (
+        expected_by_family["sd2"].maps[name]
+        for name in ("down_blocks.0.attentions.1", "up_blocks.2.attentions.2")
+    )
     assert relative(found, 0.25 * first + 0.75 * last) <= 1e-4
-
-
-def _ends(count):
-    return ("down_blocks.0", count - 1), ("up_blocks.2", count)
 
 
 def test_layers_are_weighted(family):

@@ -32,9 +32,7 @@ def test_segment_draws_an_overlay_with_a_legend(demo, tmp_path):
     "flags, message",
     [
         (["--classes=sky; sky"], "class 'sky' is given twice"),
-        (["--classes="], "no classes given"),
         (["--classes=sky", "--image=nowhere.png"], "nowhere.png"),
-        (["--classes=sky", "--attention=sd3"], "did you mean 'sd2'"),
         (["--classes=sky", "--layers=12"], "unknown layer of clip '12'"),
     ],
 )
