@@ -91,7 +91,8 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
         fields = {field.name for field in dataclasses.fields(protocol) if field.init}
         protocol = datasets.Protocol(**{key: settings["protocol"][key] for key in fields})
     if name == miniature.NAME:
-        return miniature.load(settings["split"], settings["world_seed"])
+        dataset = miniature.load(settings["split"], settings["world_seed"])
+        return dataclasses.replace(dataset, protocol=protocol)
     if name != "folder":
         datasets.benchmark(name)  # an unknown name comes before a missing flag
         _require(settings, "data_dir")
