@@ -230,11 +230,11 @@ def _measure(
         graph = pipeline.graph(model, pictures)
         starts = dict.fromkeys(setting.readings.start for setting in runs)
         encoded = {start: pipeline.encode(model, pictures, words, start, graph) for start in starts}
-        for (method, readings, _), run in runs.items():
+        for (method, chosen, _), run in runs.items():
             solved, decide = pipeline.decision(words, method, dataset.protocol.threshold(method))
-            scores = pipeline.solve(encoded[readings.start], solved, method, readings)
+            scores = pipeline.solve(encoded[chosen.start], solved, method, chosen)
             for example, scores_ in zip(examples, scores, strict=False):
-                result = pipeline.to_pixels(example.picture, scores_, readings, decide=decide)
+                result = pipeline.to_pixels(example.picture, scores_, chosen, decide=decide)
                 counted = evaluation.confusions(result.labels, example, dataset)
                 run.add(evaluation.Prediction(example.id, result.labels, counted))
 
