@@ -69,9 +69,10 @@ _SWEEPS = {
     "ipf": (["velocity"], "ipf_iters", (0, 1, 5, 15, 50, 200)),
     "epsilon": (["path"], "epsilon", (0.03, 0.1, 0.3, 1.0, 3.0)),
     "sinkhorn": (["path"], "sinkhorn_iters", (1, 5, 15, 50, 150)),
-    "temperature": (["kl", "path", "velocity"], "temperature", (0.02, 0.05, 0.1, 0.2, 0.5)),
+    "temperature": (["kl", "path", "velocity"], "temperature", (0.1, 0.25, 0.5, 1.0, 2.0)),
     "sharpening": (["path", "velocity"], "attention_temperature", (0.5, 0.65, 1.0, 1.5)),
-    "presence": (["path", "velocity"], "presence", (0.0, 0.25, 0.5, 1.0, 2.0)),
+    "presence": (["path", "velocity"], "presence", (0.0, 0.1, 0.25, 0.5, 1.0)),
+    "level": (["path", "velocity"], "level", (0.0, 0.1, 0.25, 0.5, 1.0)),
     "propagate": (["propagate"], "propagate_steps", (0, 1, 2, 4, 8, 16)),
     "start": (["logits", "kl", "path", "velocity"], "start", clip.STARTS),
 }
