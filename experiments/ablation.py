@@ -241,8 +241,9 @@ def _measure(
 
 
 def folder(*parts: str) -> str:
-    """A folder's name from those of a table, a row, a variant."""
-    return "/".join(re.sub(r"[^\w.=+-]+", "_", part).strip("_") for part in parts)
+    """A folder's name from those of a variant (none if it is ""), a table and a row."""
+    names = (re.sub(r"[^\w.=+-]+", "_", part).strip("_") for part in parts)
+    return "/".join(filter(None, names))
 
 
 def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:

@@ -131,6 +131,11 @@ def test_variants_are_bundles_with_changes():
             ablation.variant(text)
 
 
+def test_folders_lie_below_the_runs():
+    assert ablation.folder("", "ladder", "I logits") == "ladder/I_logits"
+    assert ablation.folder("robust, tau=0.2", "tau", "0.3") == "robust_tau=0.2/tau/0.3"
+
+
 def test_a_rows_changes_count_over_the_variants():
     row = Row("x", "kl", {"tau": 0.9})
     assert row.setting(BUNDLES["paper"]).readings.tau == 0.9
