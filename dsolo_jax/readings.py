@@ -42,6 +42,10 @@ NORMALISERS = {"softmax": _softmax, "minmax": _minmax}
 # differ tenfold between checkpoints (ours).
 UNITS = ("cosine", "spread")
 
+# Q11: a start whose maps are inverted is turned over for the robust readings, an upright one for the
+# paper's (ours).
+ORIENTATIONS = ("as_is", "negated")
+
 # BUILD_NOTES Q12: a class's synonyms become one map before the solver, or one score after it.
 FOLDS = ("before", "after")
 
@@ -64,6 +68,9 @@ class Readings:
 
     start: str = _choice(
         "naclip", clip.STARTS, "what CLIP's last block does (Q11); vanilla is CLIP itself"
+    )
+    orientation: str = _choice(
+        "as_is", ORIENTATIONS, "negated turns the cosines of the patches over; ours"
     )
     fold: str = _choice("before", FOLDS, "synonyms to classes by max, before or after the solver")
     normalise: str = _choice(
@@ -258,6 +265,8 @@ def discrepancy(
     choose("method", method, METHODS)
     if readings.attention_temperature != 1:
         attention = solver.sharpen(attention, readings.attention_temperature)
+    if readings.orientation == "negated":
+        f = -f
     if readings.temperature_unit == "spread":
         temperature = readings.temperature * jnp.maximum(jnp.std(f), 1e-6)
         readings = dataclasses.replace(readings, temperature=temperature)

@@ -78,7 +78,7 @@ def main() -> None:
             for method in _METHODS.value:
                 chosen[family, source, method] = study.search(
                     BUNDLES[family],
-                    study.OPTIONS[method] | {"start": study.STARTS[family]},
+                    study.OPTIONS[method] | study.OF_FAMILY[family],
                     partial(measure, method, source),
                     counts,
                     rounds=_ROUNDS.value,

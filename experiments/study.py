@@ -10,7 +10,7 @@ from jaxtyping import Int
 
 import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets, pipeline, vocabulary
-from dsolo_jax.readings import BUNDLES, NORMALISERS, UNITS, Readings
+from dsolo_jax.readings import BUNDLES, NORMALISERS, ORIENTATIONS, UNITS, Readings
 from dsolo_jax.solver.velocity import CRITERIA
 from experiments import bootstrap, evaluation
 from experiments.ablation import Setting
@@ -40,8 +40,12 @@ OPTIONS = {
         "epsilon": (0.03, 0.1, 0.3),
     },
 }
-# The paper's family is about vanilla maps; the other one may take any start.
-STARTS = {"robust": clip.STARTS, "paper": ("vanilla",)}
+# The paper's family is about vanilla maps, which it needs to be inverted: if they are not, they may be
+# turned over. The other one may take any start.
+OF_FAMILY = {
+    "robust": {"start": clip.STARTS},
+    "paper": {"orientation": ORIENTATIONS},
+}
 
 Measure = Callable[[Mapping[str, Readings]], Mapping[str, Tally]]
 
@@ -109,6 +113,10 @@ def _gains(
     return {label: bootstrap.difference(tallies[label], tallies[""], counts) for label in variants}
 
 
+# Raw logits have no presence term, and are never turned over.
+_RAW = {"presence": 0.0, "orientation": "as_is"}
+
+
 class Held(NamedTuple):
     """A row of the report on held-out pictures, in percent and points."""
 
@@ -138,7 +146,7 @@ def held_out(
             of = (("attention", source),)
             settings |= {
                 label: Setting(method, r, of),
-                logits: Setting("logits", dataclasses.replace(r, presence=0.0), of),
+                logits: Setting("logits", dataclasses.replace(r, **_RAW), of),
                 propagate: Setting("propagate", r, of),
             }
             compared[label] = logits, propagate

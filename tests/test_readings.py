@@ -42,6 +42,15 @@ def test_paper_readings_find_the_class_on_inverted_maps_only(world, method):
     assert hits(0.4 - f) > 0.9 and hits(f) < 0.1
 
 
+def test_maps_turned_over_are_read_as_the_other_orientation(world):
+    f, attention, presence, _ = world
+    turned = dataclasses.replace(BUNDLES["paper"], orientation="negated")
+    np.testing.assert_allclose(
+        discrepancy(f, attention, presence, method="kl", readings=turned),
+        discrepancy(-f, attention, presence, method="kl", readings=BUNDLES["paper"]),
+    )
+
+
 def test_kl_is_the_cosine_centred_in_its_own_units(world):
     f, attention, presence, _ = world
     plain = dataclasses.replace(BUNDLES["robust"], presence=0.0, level=0.0)
