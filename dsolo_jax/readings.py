@@ -42,7 +42,7 @@ NORMALISERS = {"softmax": _softmax, "minmax": _minmax}
 # differ tenfold between checkpoints (ours).
 UNITS = ("cosine", "spread")
 
-# Q11: a start whose maps are inverted is turned over for the robust readings, an upright one for the
+# BUILD_NOTES Q11: an inverted start is turned over for the robust readings, an upright one for the
 # paper's (ours).
 ORIENTATIONS = ("as_is", "negated")
 

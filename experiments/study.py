@@ -40,8 +40,8 @@ OPTIONS = {
         "epsilon": (0.03, 0.1, 0.3),
     },
 }
-# The paper's family is about vanilla maps, which it needs to be inverted: if they are not, they may be
-# turned over. The other one may take any start.
+# The paper's family is about vanilla maps, which it needs to be inverted: if they are not, they may
+# be turned over. The other one may take any start.
 OF_FAMILY = {
     "robust": {"start": clip.STARTS},
     "paper": {"orientation": ORIENTATIONS},
