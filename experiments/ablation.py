@@ -1,6 +1,8 @@
 """Ablations of the method: named rows, each a run of its own, measured with shared encodings."""
 
+import csv
 import dataclasses
+import io
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -259,3 +261,18 @@ def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     said = f"\nThe paper is noted to say: {PAPER_SAYS[table]}.\n" if table in PAPER_SAYS else ""
     return text + said
+
+
+def comma_separated(found: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
+    """All tables as CSV, a line for each row and variant."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    paper_columns = [f"paper {name}" for name in PAPER_SETS]
+    writer.writerow(["table", "row", "variant", "miou", "low", "high", *paper_columns])
+    for table, rows in found.items():
+        for row, cells in rows.items():
+            paper = PAPER.get(row, ()) if table == "ladder" else ()
+            for variant, (low, miou, high) in cells.items():
+                numbers = [f"{x:.3f}" for x in (miou, low, high)]
+                writer.writerow([table, row, variant, *numbers, *paper])
+    return buffer.getvalue()
