@@ -9,8 +9,6 @@ Each row is a run like those of experiments.eval, in a folder of its own; what w
 when it is started again. Leaves table.md, table.csv and, with matplotlib, a PNG of each table.
 """
 
-import csv
-import io
 from functools import partial
 from pathlib import Path
 
@@ -87,27 +85,11 @@ def main() -> None:
     with atomic(output_dir / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     with atomic(output_dir / "table.csv") as temporary:
-        temporary.write_text(_csv(found), encoding="utf-8")
+        temporary.write_text(ablation.comma_separated(found), encoding="utf-8")
     if _PLOTS.value:
         for table, rows in found.items():
             plots.draw(output_dir / f"{table}.png", table, rows, ablation.PAPER)
     print(f"written to {output_dir}: table.md, table.csv and the runs")
-
-
-def _csv(found: dict[str, dict[str, dict[str, bootstrap.Interval]]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    sets = ablation.PAPER_SETS
-    writer.writerow(
-        ["table", "row", "variant", "miou", "low", "high", *(f"paper {name}" for name in sets)]
-    )
-    for table, rows in found.items():
-        for row, cells in rows.items():
-            paper = ablation.PAPER.get(row, ()) if table == "ladder" else ()
-            for variant, (low, miou, high) in cells.items():
-                numbers = [f"{x:.3f}" for x in (miou, low, high)]
-                writer.writerow([table, row, variant, *numbers, *paper])
-    return buffer.getvalue()
 
 
 if __name__ == "__main__":

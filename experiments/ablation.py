@@ -1,6 +1,8 @@
 """Ablations of the method: named rows, each a run of its own, measured with shared encodings."""
 
+import csv
 import dataclasses
+import io
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -69,9 +71,10 @@ _SWEEPS = {
     "ipf": (["velocity"], "ipf_iters", (0, 1, 5, 15, 50, 200)),
     "epsilon": (["path"], "epsilon", (0.03, 0.1, 0.3, 1.0, 3.0)),
     "sinkhorn": (["path"], "sinkhorn_iters", (1, 5, 15, 50, 150)),
-    "temperature": (["kl", "path", "velocity"], "temperature", (0.02, 0.05, 0.1, 0.2, 0.5)),
+    "temperature": (["kl", "path", "velocity"], "temperature", (0.1, 0.25, 0.5, 1.0, 2.0)),
     "sharpening": (["path", "velocity"], "attention_temperature", (0.5, 0.65, 1.0, 1.5)),
-    "presence": (["path", "velocity"], "presence", (0.0, 0.25, 0.5, 1.0, 2.0)),
+    "presence": (["path", "velocity"], "presence", (0.0, 0.1, 0.25, 0.5, 1.0)),
+    "level": (["path", "velocity"], "level", (0.0, 0.1, 0.25, 0.5, 1.0)),
     "propagate": (["propagate"], "propagate_steps", (0, 1, 2, 4, 8, 16)),
     "start": (["logits", "kl", "path", "velocity"], "start", clip.STARTS),
 }
@@ -230,18 +233,19 @@ def _measure(
         graph = pipeline.graph(model, pictures)
         starts = dict.fromkeys(setting.readings.start for setting in runs)
         encoded = {start: pipeline.encode(model, pictures, words, start, graph) for start in starts}
-        for (method, readings, _), run in runs.items():
+        for (method, chosen, _), run in runs.items():
             solved, decide = pipeline.decision(words, method, dataset.protocol.threshold(method))
-            scores = pipeline.solve(encoded[readings.start], solved, method, readings)
+            scores = pipeline.solve(encoded[chosen.start], solved, method, chosen)
             for example, scores_ in zip(examples, scores, strict=False):
-                result = pipeline.to_pixels(example.picture, scores_, readings, decide=decide)
+                result = pipeline.to_pixels(example.picture, scores_, chosen, decide=decide)
                 counted = evaluation.confusions(result.labels, example, dataset)
                 run.add(evaluation.Prediction(example.id, result.labels, counted))
 
 
 def folder(*parts: str) -> str:
-    """A folder's name from those of a table, a row, a variant."""
-    return "/".join(re.sub(r"[^\w.=+-]+", "_", part).strip("_") for part in parts)
+    """A folder's name from those of a variant (none if it is ""), a table and a row."""
+    names = (re.sub(r"[^\w.=+-]+", "_", part).strip("_") for part in parts)
+    return "/".join(filter(None, names))
 
 
 def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
@@ -257,3 +261,18 @@ def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
     text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
     said = f"\nThe paper is noted to say: {PAPER_SAYS[table]}.\n" if table in PAPER_SAYS else ""
     return text + said
+
+
+def comma_separated(found: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
+    """All tables as CSV, a line for each row and variant."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    paper_columns = [f"paper {name}" for name in PAPER_SETS]
+    writer.writerow(["table", "row", "variant", "miou", "low", "high", *paper_columns])
+    for table, rows in found.items():
+        for row, cells in rows.items():
+            paper = PAPER.get(row, ()) if table == "ladder" else ()
+            for variant, (low, miou, high) in cells.items():
+                numbers = [f"{x:.3f}" for x in (miou, low, high)]
+                writer.writerow([table, row, variant, *numbers, *paper])
+    return buffer.getvalue()

@@ -18,6 +18,7 @@ one output folder that all of them see, if each is started with
 The result is the same, bit for bit, whatever the number of devices and processes.
 """
 
+import dataclasses
 from pathlib import Path
 
 import jax

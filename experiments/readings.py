@@ -5,9 +5,10 @@ python -m experiments.readings --dataset=ade20k --data_dir=DIR --tune_split=trai
 
 For each family of readings, attention source and method the readings are searched on --tune_split
 by a fixed rule (experiments.study.search). What was chosen, the bundle it began from and the
-controls (raw logits of the same start, plain propagation) are then measured once on --split, with paired
-bootstrap intervals over pictures. Each start's maps are also compared to the naclip start's, which
-real checkpoints have the right way up: a negative rank correlation says that the start is inverted.
+controls (raw logits of the same start, plain propagation) are then measured once on --split, with
+paired bootstrap intervals over pictures. Each start's maps are also compared to the naclip start's,
+which real checkpoints have the right way up: a negative rank correlation says that the start is
+inverted.
 
 Leaves study.json and study.md; every run has a folder of its own, and what was cut off goes on.
 """
@@ -77,7 +78,7 @@ def main() -> None:
             for method in _METHODS.value:
                 chosen[family, source, method] = study.search(
                     BUNDLES[family],
-                    study.OPTIONS[method] | {"start": study.STARTS[family]},
+                    study.OPTIONS[method] | study.OF_FAMILY[family],
                     partial(measure, method, source),
                     counts,
                     rounds=_ROUNDS.value,

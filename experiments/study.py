@@ -10,9 +10,7 @@ from jaxtyping import Int
 
 import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets, pipeline, vocabulary
-from dsolo_jax.readings import BUNDLES, NORMALISERS, Readings
-from dsolo_jax.refine import RULES
-from dsolo_jax.solver.path import COSTS
+from dsolo_jax.readings import BUNDLES, NORMALISERS, ORIENTATIONS, UNITS, Readings
 from dsolo_jax.solver.velocity import CRITERIA
 from experiments import bootstrap, evaluation
 from experiments.ablation import Setting
@@ -21,30 +19,33 @@ from experiments.bootstrap import Interval, Tally
 # Values that the search tries for each reading. What makes a family consistent with itself, its
 # signs and winners, is not searched: the families must not be mixed.
 _SHARED = {
-    "temperature": (0.03, 0.05, 0.1, 0.2, 0.5),
-    "presence": (0.0, 0.5, 1.0, 2.0, 4.0),
-    "attention_temperature": (0.5, 1.0, 2.0),
+    "temperature": (0.25, 0.5, 1.0),
+    "temperature_unit": UNITS,
+    "presence": (0.0, 0.1, 0.25, 0.5),
+    "level": (0.0, 0.1, 0.25, 0.5),
 }
 OPTIONS = {
     "velocity": _SHARED
     | {
         "velocity_normalise": tuple(NORMALISERS),
-        "velocity_suppress": tuple(RULES),
-        "suppress_below": (0.3, 0.5, 0.7, 0.9),
+        "velocity_suppress": ("none", "range", "winner"),
         "velocity_criterion": tuple(CRITERIA),
         "tau": (0.1, 0.3, 0.5, 0.7),
         "ipf_iters": (0, 15),
     },
     "path": _SHARED
     | {
-        "normalise": tuple(NORMALISERS),
         "suppress": ("none", "range", "winner"),
-        "path_cost": tuple(COSTS),
-        "epsilon": (0.03, 0.1, 0.3, 1.0),
+        "path_cost": ("one_minus_rowmax", "one_minus_max", "minus_log_unit"),
+        "epsilon": (0.03, 0.1, 0.3),
     },
 }
-# The paper's family is about vanilla maps; the other one may take any start.
-STARTS = {"robust": clip.STARTS, "paper": ("vanilla",)}
+# The paper's family is about vanilla maps, which it needs to be inverted: if they are not, they may
+# be turned over. The other one may take any start.
+OF_FAMILY = {
+    "robust": {"start": clip.STARTS},
+    "paper": {"orientation": ORIENTATIONS},
+}
 
 Measure = Callable[[Mapping[str, Readings]], Mapping[str, Tally]]
 
@@ -112,6 +113,10 @@ def _gains(
     return {label: bootstrap.difference(tallies[label], tallies[""], counts) for label in variants}
 
 
+# Raw logits have no presence term, and are never turned over.
+_RAW = {"presence": 0.0, "orientation": "as_is"}
+
+
 class Held(NamedTuple):
     """A row of the report on held-out pictures, in percent and points."""
 
@@ -141,7 +146,7 @@ def held_out(
             of = (("attention", source),)
             settings |= {
                 label: Setting(method, r, of),
-                logits: Setting("logits", dataclasses.replace(r, presence=0.0), of),
+                logits: Setting("logits", dataclasses.replace(r, **_RAW), of),
                 propagate: Setting("propagate", r, of),
             }
             compared[label] = logits, propagate

@@ -4,7 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dsolo_jax import images
 from dsolo_jax.attention.appearance import PATCH, self_affinity
+from dsolo_jax.datasets import miniature
 
 R = 6
 SIDE = R * PATCH
@@ -86,6 +88,17 @@ def test_patches_that_trade_places_trade_rows_of_colour(pixels):
     expected = affinity(pixels, cues=["colour"])[:, order][:, :, order]
     found = affinity(shuffled.reshape(pixels.shape), cues=["colour"])
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_patches_of_the_miniature_world_look_at_their_own_class():
+    scenes = [miniature.draw(0, index, split="tune") for index in range(3)]
+    squares = np.stack([images.squeeze(scene.image, 224) for scene in scenes])
+    a = affinity(squares / np.float32(255))
+    for scene, graph in zip(scenes, a, strict=True):
+        classes = scene.labels.reshape(28, 4, 28, 4).transpose(0, 2, 1, 3).reshape(28 * 28, 16)
+        shares = (classes[:, :, None] == np.arange(len(miniature.CLASSES))).mean(1)
+        own = np.sum(graph * (shares @ shares.T), axis=-1)
+        assert own.mean() > max(0.8, 2 * np.mean(shares @ shares.T))
 
 
 def test_a_flat_picture_is_near_what_is_near():

@@ -16,7 +16,7 @@ from experiments import ablation, bootstrap, plots
 from experiments.ablation import LADDER, PAPER, Row, Setting
 from experiments.evaluation import evaluate
 
-LIMIT = 3
+LIMIT = 2
 SETTINGS = {
     "a/kl": Setting("kl", BUNDLES["robust"]),
     "a/logits": Setting("logits", BUNDLES["robust"]),
@@ -63,7 +63,7 @@ def test_rows_are_what_evaluate_gives(measured, model, dataset, tmp_path):
 
 def test_pictures_are_encoded_once_a_start_and_equal_rows_run_once(measured):
     folder, tallies, starts = measured
-    # Three pictures of few sizes: each goes once through each start.
+    # Pictures of one bucket go through each start once, together.
     assert set(starts) == {"naclip", "vanilla"}
     assert starts.count("naclip") == starts.count("vanilla") <= LIMIT
     assert not (folder / "b" / "kl").exists()
@@ -87,23 +87,37 @@ def test_what_was_cut_off_goes_on(measured, model, dataset, tmp_path, monkeypatc
         _measure(model, dataset, tmp_path / "runs", other)
 
 
-def test_the_driver_writes_the_ladder_with_the_papers_beside_it(demo, tmp_path):
+def test_the_driver_writes_tables_of_its_runs(demo, tmp_path):
     flags = (*demo_flags(demo), "--short_side=112", "--grid=6", "--limit=2", "--noplots")
-    done = run("ablate", *flags, "--variants=robust, tau=0.2", f"--output_dir={tmp_path}")
+    flags = (*flags, "--tables=propagate", f"--output_dir={tmp_path}")
+    done = run("ablate", *flags, "--variants=robust, presence=0.1")
     assert done.returncode == 0, done.stderr
     with (tmp_path / "table.csv").open() as file:
-        rows = {row["row"]: row for row in csv.DictReader(file)}
-    assert list(rows) == [row.name for row in LADDER]
-    for name, row in rows.items():
-        assert row["variant"] == "robust, tau=0.2"
+        rows = list(csv.DictReader(file))
+    assert [row["row"] for row in rows] == ["0", "1", "2", "4", "8", "16"]
+    for row in rows:
+        assert (row["table"], row["variant"]) == ("propagate", "robust, presence=0.1")
         assert float(row["low"]) <= float(row["miou"]) <= float(row["high"])
-        assert [float(row[f"paper {s}"] or 0) for s in ablation.PAPER_SETS] == list(
-            PAPER.get(name, [0, 0, 0, 0])
-        )
-    velocity = json.loads((tmp_path / "robust_tau=0.2/ladder/VI_velocity/results.json").read_text())
-    assert 100 * velocity["miou"] == pytest.approx(float(rows["VI velocity"]["miou"]), abs=1e-3)
-    assert velocity["config"]["readings"]["tau"] == 0.2
-    assert "| VI velocity |" in (tmp_path / "table.md").read_text() and "67.8" in done.stdout
+        found = tmp_path / "robust_presence=0.1" / "propagate" / row["row"] / "results.json"
+        results = json.loads(found.read_text())
+        assert 100 * results["miou"] == pytest.approx(float(row["miou"]), abs=1e-3)
+        assert results["config"]["readings"]["propagate_steps"] == int(row["row"])
+        assert results["config"]["readings"]["presence"] == 0.1
+    assert "| 16 | " in (tmp_path / "table.md").read_text()
+
+
+def test_the_ladder_has_the_papers_figures_beside_it():
+    cells = {"robust": bootstrap.Interval(40.0, 50.5, 55.0)}
+    found = {row.name: cells for row in LADDER}
+    lines = ablation.markdown("ladder", found).splitlines()
+    assert lines[0].count("paper") == len(ablation.PAPER_SETS) == 4
+    assert "| VI velocity | 50.50 [40.00, 55.00] | 67.8 | 28.9 | 43.3 | 23.0 |" in lines
+    assert "| control: propagate | 50.50 [40.00, 55.00] |  |  |  |  |" in lines
+    rows = list(csv.DictReader(ablation.comma_separated({"ladder": found}).splitlines()))
+    assert [row["paper ADE20K"] or "" for row in rows] == [
+        *(str(PAPER[row.name][3]) for row in LADDER if row.name in PAPER),
+        "",
+    ]
 
 
 def test_every_table_has_rows_of_usable_settings(model):
@@ -129,6 +143,11 @@ def test_variants_are_bundles_with_changes():
     ):
         with pytest.raises(ValueError, match=message):
             ablation.variant(text)
+
+
+def test_folders_lie_below_the_runs():
+    assert ablation.folder("", "ladder", "I logits") == "ladder/I_logits"
+    assert ablation.folder("robust, tau=0.2", "tau", "0.3") == "robust_tau=0.2/tau/0.3"
 
 
 def test_a_rows_changes_count_over_the_variants():

@@ -63,6 +63,8 @@ def draw(
     split: str = "train",
     things: tuple[int, int] = (1, 4),
     stuff: tuple[int, int] = (2, 3),
+    hints: bool = True,
+    patterns: tuple[str, ...] = PATTERNS,
 ) -> Scene:
     """Draws one scene; the same arguments always give the same one.
 
@@ -75,6 +77,9 @@ def draw(
             pattern that train never shows on them.
         things, stuff: least and largest number of things and regions. A thing that finds no place
             where it would hide little of the others is left out.
+        hints: whether most things have their class's favourite colour and pattern. Without, only
+            the shape tells what they are: the look is any that train may show, each as often.
+        patterns: of things, if without hints; at least one that train may show for each of them.
 
     Raises:
         ValueError: an unknown split.
@@ -95,7 +100,7 @@ def draw(
         if place is None:
             continue
         places.append(place)
-        items.append(_item(rng, int(i), split))
+        items.append(_item(rng, int(i), split, hints, patterns))
         _put(rng, image, labels, items[-1], place)
     shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE
     items = tuple(item for item in items if shown[item.index] or item.index >= NUM_STUFF)
@@ -137,34 +142,38 @@ def _place(
     return (ys[best], xs[best], radius) if gap[best] > -_OVERLAP else None
 
 
-def _item(rng: np.random.Generator, number: int, split: str) -> Item:
+def _item(
+    rng: np.random.Generator, number: int, split: str, hints: bool, patterns: tuple[str, ...]
+) -> Item:
     thing = THINGS[number]
     unseen = split != "train" and rng.random() < _UNSEEN
     by_colour = rng.random() < 0.5
     if unseen and by_colour:
         colour = str(rng.choice(UNSEEN_COLOURS[thing]))
     else:
-        colour = _look(rng, FAVOURS[thing].colour, FAVOURED_COLOUR, COLOURS, UNSEEN_COLOURS[thing])
+        share = FAVOURED_COLOUR if hints else None
+        colour = _look(rng, FAVOURS[thing].colour, share, COLOURS, UNSEEN_COLOURS[thing])
     if unseen and not by_colour:
         pattern = str(rng.choice(UNSEEN_PATTERNS[thing]))
     else:
-        pattern = _look(
-            rng, FAVOURS[thing].pattern, FAVOURED_PATTERN, PATTERNS, UNSEEN_PATTERNS[thing]
-        )
+        share = FAVOURED_PATTERN if hints else None
+        pattern = _look(rng, FAVOURS[thing].pattern, share, patterns, UNSEEN_PATTERNS[thing])
     return Item(NUM_STUFF + number, colour, pattern, not unseen)
 
 
 def _look(
     rng: np.random.Generator,
     favourite: str,
-    share: float,
+    share: float | None,
     words: tuple[str, ...],
     never: tuple[str, ...],
 ) -> str:
-    """The favourite with probability `share`, or else any other word but those of `never`."""
-    if rng.random() < share:
+    """The favourite with probability `share`, or else any other word but those of `never`; all
+    alike if there is no share."""
+    if share is not None and rng.random() < share:
         return favourite
-    return str(rng.choice([word for word in words if word != favourite and word not in never]))
+    others = [word for word in words if word not in never and (share is None or word != favourite)]
+    return str(rng.choice(others))
 
 
 def _put(
