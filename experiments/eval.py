@@ -29,7 +29,7 @@ from dsolo_jax import datasets, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from experiments import common
 from experiments.compilations import Compilations
-from experiments.evaluation import evaluate
+from experiments.evaluation import evaluate, sentence
 from experiments.panel import panel
 from experiments.stopwatch import Stopwatch
 
@@ -68,7 +68,7 @@ def main() -> None:
         found[name] = _evaluate(sized, dataset, folder, watch)
     if jax.process_index() == 0:
         for results in found.values():
-            print(_line(results))
+            print(sentence(results))
         print(watch)
         print(compilations)
         print(f"written to {output_dir}")
@@ -139,19 +139,6 @@ def _evaluate(
         images.write_png(path, panel(model, dataset, pictures, _METHOD.value))
         print(f"{pictures} of the pictures, their truth and prediction: {path}")
     return results
-
-
-def _line(results: dict) -> str:
-    miou = "no labelled pixel" if results["miou"] is None else f"mIoU {results['miou']:.2%}"
-    subsets = "".join(
-        f", {name.removeprefix('miou_')} {100 * value:.2f}%"
-        for name, value in results.items()
-        if name.startswith("miou_")
-    )
-    return (
-        f"{results['dataset']}, {results['method']}: {miou}{subsets}, "
-        f"{results['num_images']} pictures"
-    )
 
 
 if __name__ == "__main__":

@@ -469,3 +469,17 @@ def _row(prediction: Prediction) -> tuple[str, ...]:
 def _json_number(value: float) -> float | None:
     """JSON has no NaN: a class that nowhere occurs has null."""
     return None if math.isnan(value) else float(value)
+
+
+def sentence(results: dict) -> str:
+    """What the screen says of the content of results.json; "none" where no pixel counted."""
+    miou = "no labelled pixel" if results["miou"] is None else f"mIoU {results['miou']:.2%}"
+    subsets = "".join(
+        f", {name.removeprefix('miou_')} {'none' if value is None else f'{value:.2%}'}"
+        for name, value in results.items()
+        if name.startswith("miou_")
+    )
+    return (
+        f"{results['dataset']}, {results['method']}: {miou}{subsets}, "
+        f"{results['num_images']} pictures"
+    )

@@ -17,31 +17,24 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from dsolo_jax.datasets import miniature
-from dsolo_jax.datasets.miniature.words import PATTERNS
 from dsolo_jax.progress import progress
 
+MARGIN = 8  # pixels a kept picture is larger than what is cut from it at random
 CAPTIONS = 6  # kept for each scene
 _CHUNK = 250
 
 
 class Canvas(NamedTuple):
-    """What scenes are drawn: side in pixels, least and largest number of things and of stuff, and
-    whether favourite looks hint at a thing's class (see `miniature.draw`)."""
+    """What scenes are drawn: side in pixels, least and largest number of things and of stuff."""
 
     size: int
     things: tuple[int, int]
     stuff: tuple[int, int]
-    hints: bool = True
-    patterns: tuple[str, ...] = PATTERNS
-    margin: int = 8
 
     def draw(self, seed: int, index: int, split: str) -> miniature.Scene:
-        """A scene, on a canvas that is larger by `margin` pixels if it is to train on."""
-        size = self.size + (self.margin if split == "train" else 0)
-        counts = {"things": self.things, "stuff": self.stuff}
-        return miniature.draw(
-            seed, index, size, split=split, hints=self.hints, patterns=self.patterns, **counts
-        )
+        """A scene; of train on a canvas that is larger by `MARGIN` pixels."""
+        size = self.size + (MARGIN if split == "train" else 0)
+        return miniature.draw(seed, index, size, split=split, things=self.things, stuff=self.stuff)
 
 
 class Captioned(NamedTuple):
@@ -92,8 +85,7 @@ def load(
     processes: int = 2,
 ) -> Captioned:
     """`count` scenes of a canvas, drawn and kept in `folder` the first time, then memory-mapped."""
-    hints = "hints" if canvas.hints else len(canvas.patterns)
-    target = folder / f"scenes_{seed}_{canvas.size}_{hints}_{count}"
+    target = folder / f"{seed}_{canvas.size}_{count}"
     if not target.is_dir():
         temporary = folder / f".{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
@@ -107,7 +99,7 @@ def load(
 
 
 def _write(folder, seed, canvas, count, tokenize, processes) -> None:
-    side = canvas.size + canvas.margin
+    side = canvas.size + MARGIN
     images = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, 3)
     )
@@ -125,7 +117,7 @@ def _write(folder, seed, canvas, count, tokenize, processes) -> None:
             nouns += [[enumerated(text) for text in scene] for scene in texts]
     images.flush()
     vocabulary = sorted({noun for scene in nouns for caption in scene for noun in caption})
-    named = [[noun in set(sum(scene, [])) for noun in vocabulary] for scene in nouns]
+    named = [[any(noun in caption for caption in scene) for noun in vocabulary] for scene in nouns]
     longest = max(rows.shape[-1] for rows in tokens)
     ends = [((0, 0), (0, 0), (0, longest - rows.shape[-1])) for rows in tokens]
     tokens = [np.pad(rows, end, mode="edge") for rows, end in zip(tokens, ends, strict=True)]

@@ -33,6 +33,7 @@ def config(vocabulary: int) -> ClipConfig:
 class Batch(NamedTuple):
     """Pictures, a caption of each, and the nouns asked for.
 
+    light: factors of the pictures' colours.
     corner: (row, column) of the positions of whole scenes at which a smaller picture lies, so that
         all positions are trained, at their own distances, long before whole scenes are.
     prompts: a sentence a noun; named: whether the picture's captions enumerate it; none of them
@@ -50,20 +51,12 @@ class Batch(NamedTuple):
 # ------------------------------------------------------------------------------------ start
 
 
-# Where the heads of each block but the last look at first: (down, across) in patches.
-_OFFSETS = (
-    ((0, 1), (0, -1), (1, 0), (-1, 0)),
-    ((1, 1), (1, -1), (-1, 1), (-1, -1)),
-    ((0, 2), (0, -2), (2, 0), (-2, 0)),
-)
-
-
 def init(config: ClipConfig, pictures: UInt8[np.ndarray, "n S S 3"], key: jax.Array) -> Params:
     """Random parameters, with what small vision transformers learn slowly put in place.
 
     Patches are whitened by the patch embedding (principal components of `pictures`, as in Jordan's
-    airbench, 2024), positions are sines and cosines, and heads start by looking at a patch beside
-    their own, as the taps of a convolution do (after Zheng et al., structured initialization, 2024).
+    airbench, 2024), positions are sines and cosines, and keys start as queries, so that patches
+    attend to their like (after Trockman & Kolter, mimetic initialization, 2023).
     """
     params = flatten(clip.init(config, key))
     vision = config.vision
@@ -81,7 +74,7 @@ def init(config: ClipConfig, pictures: UInt8[np.ndarray, "n S S 3"], key: jax.Ar
 
 
 def _whitening(pictures, patch: int, width: int, key: jax.Array) -> Float[Array, "P P 3 W"]:
-    n, size = len(pictures), pictures.shape[1] // patch * patch
+    size = pictures.shape[1] // patch * patch
     normalised = images.normalise(pictures[:, :size, :size])
     flat = np.asarray(clip.patchify(jnp.asarray(normalised), patch)).reshape(-1, patch * patch * 3)
     variances, directions = np.linalg.eigh(np.cov(flat, rowvar=False))
@@ -91,55 +84,22 @@ def _whitening(pictures, patch: int, width: int, key: jax.Array) -> Float[Array,
     return jnp.asarray((scaled @ mixing).reshape(patch, patch, 3, width), jnp.float32)
 
 
-def _waves(width: int) -> Float[np.ndarray, "F"]:
-    """Angular frequencies of an axis, a quarter of the width: wavelengths of 3 to 28 patches."""
-    return 2 * np.pi / np.geomspace(4, 40, width // 4)
-
-
 def _sines(side: int, width: int) -> Float[Array, "1+N W"]:
-    """Sines and cosines of the row, then of the column; the class token's are zero."""
-    phase = np.arange(side)[:, None] * _waves(width)
+    """Sines and cosines of row and column, 4 to 40 patches long; 0 for the class token."""
+    phase = np.arange(side)[:, None] * (2 * np.pi / np.geomspace(4, 40, width // 4))
     one = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
     both = [np.repeat(one, side, axis=0), np.tile(one, (side, 1))]
     table = 0.7 * np.concatenate(both, axis=1)
     return jnp.asarray(np.pad(table, ((1, 0), (0, 0))), jnp.float32)
 
 
-def _looking(
-    offsets: tuple[tuple[int, int], ...], width: int
-) -> tuple[Float[Array, "W W"], Float[Array, "W W"]]:
-    """Query and key kernels of heads that look `offset` away: queries are the sines moved by it.
-
-    Each head goes by every K-th frequency; sin w(p + d) = sin wp cos wd + cos wp sin wd.
-    """
-    waves, heads = _waves(width), len(offsets)
-    count, per_head = len(waves), width // heads
-    query, key = np.zeros((2, width, width))
-    for head, offset in enumerate(offsets):
-        column = head * per_head
-        for axis, distance in enumerate(offset):
-            for f in range(head, count, heads):
-                sine, cosine = 2 * axis * count + f, (2 * axis + 1) * count + f
-                turn = waves[f] * distance
-                key[sine, column], key[cosine, column + 1] = 1, 1
-                query[[sine, cosine], column] = np.cos(turn), np.sin(turn)
-                query[[sine, cosine], column + 1] = -np.sin(turn), np.cos(turn)
-                column += 2
-    return 1.7 * jnp.asarray(query, jnp.float32), 1.7 * jnp.asarray(key, jnp.float32)
-
-
 def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
-    """Muon for the matrices of the blocks, Adam for all else; `schedule` scales the rates of both."""
+    """Muon for the matrices, Adam for all else; `schedule` scales the rates of both."""
 
     def matrices(params):
-        flat = flatten(params)
+        rows_and_columns = optax.contrib.MuonDimensionNumbers()
         return unflatten(
-            {
-                path: optax.contrib.MuonDimensionNumbers()
-                if path.endswith("/kernel") and leaf.ndim == 2
-                else None
-                for path, leaf in flat.items()
-            }
+            {k: rows_and_columns if k.endswith("/kernel") else None for k in flatten(params)}
         )
 
     return optax.chain(
@@ -169,7 +129,7 @@ def loss(params: Params, batch: Batch, config: ClipConfig) -> Float[Array, ""]:
 
 
 def contrast(logits: Float[Array, "B B"], same: Bool[Array, "B B"]) -> Float[Array, ""]:
-    """CLIP's loss, where all pictures of one sentence are right for it (cross-entropy to their mean)."""
+    """CLIP's loss, where all pairs of equal sentences are right: each row's share of it is even."""
     target = same / same.sum(axis=1, keepdims=True)
     rows = (target * jax.nn.log_softmax(logits, axis=1)).sum(axis=1)
     columns = (target * jax.nn.log_softmax(logits, axis=0)).sum(axis=0)
@@ -190,12 +150,14 @@ def embed_pictures(
     corner: Int[Array, "2"] | tuple[int, int] = (0, 0),
     light: Float[Array, "B 3"] | None = None,
 ) -> Float[Array, "B D"]:
-    """Unit embeddings of pictures no larger than whole scenes, seen by the positions at `corner`."""
-    vision = params["vision"]
-    side, part = (
-        config.vision.image_size // config.vision.patch_size,
-        (pictures.shape[1] // config.vision.patch_size),
-    )
+    """Unit embeddings of square pictures no larger than whole scenes.
+
+    Args:
+        corner: of the table of positions, where the picture lies.
+        light: factors of the colours.
+    """
+    vision, patch = params["vision"], config.vision.patch_size
+    side, part = config.vision.image_size // patch, pictures.shape[1] // patch
     table = vision["positions"][1:].reshape(side, side, -1)
     cut = jax.lax.dynamic_slice(table, (*corner, 0), (part, part, table.shape[-1]))
     positions = jnp.concatenate([vision["positions"][:1], cut.reshape(part * part, -1)])

@@ -18,6 +18,7 @@ from experiments.training.captioned import Canvas, enumerated
 from experiments.training.contrastive import embed_pictures, embed_texts
 
 _SENTENCES = 5  # written for a picture, as in COCO; the one that enumerates most is asked for
+AMONG = 256  # pictures and sentences the right one is looked for
 _BATCH = 64
 
 
@@ -50,62 +51,58 @@ def report(
     given: Examples,
     tokenize: Callable[[Sequence[str]], np.ndarray],
 ) -> dict[str, float]:
-    """R@1 both ways, and mean average precision of presence: stuff, things, unseen things."""
-    pictures = np.concatenate(
-        [
-            _pictures(params, given.pictures[i : i + _BATCH], config)
-            for i in range(0, len(given.pictures), _BATCH)
-        ]
-    )
-    similar = pictures @ np.asarray(_texts(params, tokenize(given.captions), config)).T
-    same = np.array([[a == b for b in given.captions] for a in given.captions])
-    right = np.arange(len(similar))
+    """R@1 both ways among `AMONG`, and mean average precision of presence: of stuff, of things, and
+    of things by whether train shows such ones."""
+    pictures = _embed(_pictures, given.pictures, params, config)
+    captions = _embed(_texts, tokenize(given.captions), params, config)
     queries = tokenize(prompts(miniature.CLASSES, IMAGENET_TEMPLATES))
-    classes = np.asarray(_texts(params, queries, config)).reshape(len(miniature.CLASSES), -1, 128)
-    classes = classes.mean(axis=1)
-    classes /= np.linalg.norm(classes, axis=-1, keepdims=True)
-    scores = pictures @ classes.T
-    stuff = slice(None, miniature.NUM_STUFF)
-    things = slice(miniature.NUM_STUFF, None)
-    seen = given.present & ~given.unseen
-    return {
-        "image_to_text": float(same[right, similar.argmax(1)].mean()),
-        "text_to_image": float(same[similar.argmax(0), right].mean()),
-        "map_stuff": mean_precision(scores[:, stuff], given.present[:, stuff]),
-        "map_things": mean_precision(scores[:, things], given.present[:, things]),
-        "map_things_seen": mean_precision(
-            scores[:, things], seen[:, things], ~given.unseen[:, things]
-        ),
-        "map_things_unseen": mean_precision(
-            scores[:, things], given.unseen[:, things], ~seen[:, things]
-        ),
+    classes = _embed(_texts, queries, params, config).reshape(
+        len(miniature.CLASSES), -1, config.projection_dim
+    )
+    scores = pictures @ classes.mean(axis=1).T / np.linalg.norm(classes.mean(axis=1), axis=-1)
+    groups = [slice(i, i + AMONG) for i in range(0, len(pictures), AMONG)]
+    found = [recall(pictures[g] @ captions[g].T, given.captions[g]) for g in groups]
+    stuff, things = np.split(np.arange(len(miniature.CLASSES)), [miniature.NUM_STUFF])
+    present, unseen = given.present, given.unseen
+    # Of seen things those scenes are left out that hold an unseen one, and the other way round.
+    cases = {
+        "map_stuff": (stuff, present, np.ones_like(present)),
+        "map_things": (things, present, np.ones_like(present)),
+        "map_things_seen": (things, present & ~unseen, ~unseen),
+        "map_things_unseen": (things, unseen, unseen | ~present),
+    }
+    to_text, to_picture = np.mean(found, axis=0)
+    return {"image_to_text": float(to_text), "text_to_image": float(to_picture)} | {
+        name: mean_precision(scores[:, c], true[:, c], asked[:, c])
+        for name, (c, true, asked) in cases.items()
     }
 
 
+def recall(similar: Float[np.ndarray, "n n"], captions: Sequence[str]) -> tuple[float, float]:
+    """R@1 of pictures (rows) to their captions and back; equal captions are equally right."""
+    same = np.array([[a == b for b in captions] for a in captions])
+    each = np.arange(len(captions))
+    return same[each, similar.argmax(1)].mean(), same[similar.argmax(0), each].mean()
+
+
 def mean_precision(
-    scores: Float[np.ndarray, "n C"],
-    true: Bool[np.ndarray, "n C"],
-    asked: Bool[np.ndarray, "n C"] | None = None,
+    scores: Float[np.ndarray, "n C"], true: Bool[np.ndarray, "n C"], asked: Bool[np.ndarray, "n C"]
 ) -> float:
-    """Average precision of ranking pictures by a class's score, mean over classes that are true
-    somewhere; pictures that are not `asked` of a class are left out of its ranking."""
-    asked = np.ones_like(true) if asked is None else asked
-    return float(
-        np.mean(
-            [
-                precision(s[a], t[a])
-                for s, t, a in zip(scores.T, true.T, asked.T, strict=True)
-                if t[a].any()
-            ]
-            or [np.nan]
-        )
-    )
+    """Average precision of ranking the pictures asked of a class by its score, mean over the
+    classes that are true of some."""
+    columns = zip(scores.T, true.T, asked.T, strict=True)
+    return float(np.mean([precision(s[a], t[a]) for s, t, a in columns if t[a].any()] or [np.nan]))
 
 
 def precision(scores: Float[np.ndarray, "n"], true: Bool[np.ndarray, "n"]) -> float:
-    """Average precision: mean, over the true ones, of the share of true ones down to its rank."""
+    """Average precision: mean, over the true ones, of the share of true ones down to their rank."""
     ranked = true[np.argsort(-scores, kind="stable")]
     return float((ranked.cumsum() / np.arange(1, len(ranked) + 1))[ranked].mean())
+
+
+def _embed(embed, inputs: np.ndarray, params: Params, config: ClipConfig) -> np.ndarray:
+    batches = [inputs[i : i + _BATCH] for i in range(0, len(inputs), _BATCH)]
+    return np.concatenate([np.asarray(embed(params, batch, config)) for batch in batches])
 
 
 @partial(jax.jit, static_argnames="config")

@@ -73,7 +73,7 @@ def draw(
         index: of the scene in its split; any number from 0.
         size: side of the canvas, or (height, width), in pixels. Things and textures keep their
             scale: a larger canvas shows more around them.
-        split: "train", or "tune" or "validation", where a third of the things have a colour or a
+        split: "train", or "tune" or "validation", where a fifth of the things have a colour or a
             pattern that train never shows on them.
         things, stuff: least and largest number of things and regions. A thing that finds no place
             where it would hide little of the others is left out.

@@ -15,11 +15,11 @@ from running import command
 import dsolo_jax as dsolo
 from dsolo_jax.assets import bundled
 from dsolo_jax.datasets import miniature
-from experiments.evaluation import evaluate
+from experiments.evaluation import evaluate, sentence
 from experiments.panel import draw_panel
 
 ROOT = Path(__file__).parents[2]
-SEED, LIMIT = 9, 6
+SEED, LIMIT = 24, 4
 
 _REFUSE = """
 import socket
@@ -100,9 +100,17 @@ def test_results_are_those_of_the_saved_predictions(evaluated):
         held = sorted(set(np.concatenate([true for _, true in parts[name]])))
         wanted = np.mean(iou_of(parts[name], held))
         assert results[f"miou_{name}"] == pytest.approx(wanted, abs=1e-9)
-        assert f"{name} {100 * wanted:.2f}%" in printed
+        assert f"{name} {wanted:.2%}" in printed
     assert results["num_images"] == LIMIT and results["config"]["preset"] == "miniature"
     assert set(results["per_class"]) == set(miniature.CLASSES)
+
+
+def test_what_has_no_pixel_is_said_to_be_none():
+    results = {"dataset": "miniature", "method": "kl", "miou": None, "num_images": 3}
+    assert sentence(results) == "miniature, kl: no labelled pixel, 3 pictures"
+    results |= {"miou": 0.5, "miou_seen": 0.25, "miou_unseen": None}
+    said = "miniature, kl: mIoU 50.00%, seen 25.00%, unseen none, 3 pictures"
+    assert sentence(results) == said
 
 
 def test_the_panel_shows_the_scenes(evaluated):
