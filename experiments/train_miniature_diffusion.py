@@ -50,7 +50,7 @@ _CAPTIONS = 4  # of each scene
 _DROPPED = 0.3  # of the captions: a graph is asked for without one
 _VOCABULARY = 1024
 _TUNE_SCENES = 40  # that attention is measured on
-_LOGGED, _REPORTED = (100,), (50, 100, 300)  # timesteps
+_LOGGED, _REPORTED = (100,), (100, 300)  # timesteps
 
 _CARD = """---
 license: apache-2.0
