@@ -4,10 +4,13 @@ import contextlib
 import errno
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
 
 @contextlib.contextmanager
@@ -49,6 +52,16 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Removes the temporary files of `atomic` that killed processes left in a folder.
+
+    No other process may be writing there.
+    """
+    for path in Path(folder).expanduser().glob(".*"):
+        if _TEMPORARY.fullmatch(path.stem):
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

@@ -1,6 +1,8 @@
 """Picture and class names to labels: the only file that knows all rooms."""
 
 import dataclasses
+import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -10,12 +12,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from dsolo_jax import attention as sources
-from dsolo_jax import cache, images, memory, refine, vocabulary
+from dsolo_jax import cache, images, memory, metrics, refine, vocabulary
 from dsolo_jax.attention import Source, resample_attention, resample_maps
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
@@ -29,6 +32,7 @@ from dsolo_jax.vocabulary import BackgroundThreshold, Decision, Vocabulary
 _CLIP_LAYERS = ("0",)
 _CLIP_GRID = 32
 
+# Of a picture in CLIP, pixels, where neither preset nor protocol has another.
 _SHORT_SIDE = 336
 
 # Matrices [N, N] that live at once in the solver, float32: A, its doubly stochastic form or the
@@ -54,16 +58,19 @@ PRESETS = {
     for name, attention, readings in (
         ("dslo", "sd2", "robust"),
         ("paper", "sd2", "paper"),
-        # The paper's method with the sources of its ablation.
+        # The paper's method with the sources of its ablation, and with ours.
         ("sd1", "sd1", "robust"),
         ("dino", "dino", "robust"),
         ("dinov2", "dinov2", "robust"),
         ("clip", "clip", "robust"),
+        ("appearance", "appearance", "robust"),
     )
     for size, clip in _CLIPS.items()
 }
 # Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone.
-PRESETS["miniature"] = Preset("miniature", "clip", "robust", short_side=112, grid=28)
+PRESETS["miniature"] = Preset(
+    "miniature", "appearance", "robust", short_side=112, grid=28, attention_size=224
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Model:
     grid: side r of the solver's square grid, N = r · r.
     short_side, long_side: working size of a picture in CLIP, pixels (mmseg's keep-ratio rule).
     embeddings: of the vocabularies used so far.
+    mesh: the devices that share a batch, see `spread`; None: one device takes all of it.
     """
 
     config: ClipConfig
@@ -88,6 +96,7 @@ class Model:
     short_side: int = _SHORT_SIDE
     long_side: int = 2048
     embeddings: dict[Vocabulary, Array] = dataclasses.field(default_factory=dict, repr=False)
+    mesh: Mesh | None = None
 
 
 class Picture(NamedTuple):
@@ -129,12 +138,13 @@ def load(
         clip: a hub id, a local folder in transformers' layout, or "miniature", instead of the
             preset's.
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
-            "dinov2", "miniature", a hub id or a local folder of such a checkpoint, or "clip",
-            CLIP's own maps.
+            "dinov2", "miniature", a hub id or a local folder of such a checkpoint, "clip", CLIP's
+            own maps, or "appearance", colour and texture alone.
         dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
         readings: "robust", "paper" or a `Readings`, instead of the preset's.
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
-            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP.
+            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
+            cues of appearance.
         attention_size: side of the square the source sees, pixels; the preset's, if its source is
             kept, or the source's own, about 512 but for "miniature", if None: 512 gives Stable
             Diffusion N = 4096 patches, 1024 gives N = 16384.
@@ -285,7 +295,7 @@ def segment_batch(
         watch("graph", attention)
         encoded = encode(model, batch, words, readings.start, attention)
         watch("CLIP", encoded)
-        scores = solve(encoded, solved, method, readings)
+        scores = solve(encoded, solved, method, readings, model.mesh)
         watch("solver", scores)
         for i, picture, scores_ in zip(members, batch, scores, strict=False):
             results[i] = to_pixels(picture, scores_, readings, return_scores, decide)
@@ -308,10 +318,10 @@ def graph(model: Model, pictures: Sequence[Picture]) -> Float[Array, "B N N"] | 
     """
     if model.source is None:
         return None
-    attention = sources.graph(model.source, np.stack([p.square for p in _filled(pictures)]))
-    if model.source.grid == model.grid:
-        return attention
-    return _regrid(attention, np.full(2, model.source.grid), model.grid)
+    squares = np.stack([picture.square for picture in _filled(pictures, model.mesh)])
+    source = dataclasses.replace(model.source, params=None)
+    program = _program(_graph, model.mesh, 1, source=source, side=model.grid)
+    return program(model.source.params, squares)
 
 
 def encode(
@@ -327,26 +337,66 @@ def encode(
         attention: of `graph`, for the same pictures.
     """
     length = bucket(max(len(picture.patches) for picture in pictures))
-    pictures = _filled(pictures)
-    return _encode(
-        model.params,
-        np.stack([_padded(picture.patches, length) for picture in pictures]),
-        np.array([picture.grid for picture in pictures], np.int32),
-        embed_classes(model, words),
-        attention,
+    pictures = _filled(pictures, model.mesh)
+    program = _program(
+        _encode,
+        model.mesh,
+        2,
         config=model.config,
         clip_layers=() if model.source else tuple(map(int, model.attention_layers)),
         side=model.grid,
         start=start,
     )
+    return program(
+        {"vision": model.params["vision"]},
+        embed_classes(model, words),
+        np.stack([_padded(picture.patches, length) for picture in pictures]),
+        np.array([picture.grid for picture in pictures], np.int32),
+        attention,
+    )
 
 
 def solve(
-    encoded: Encoded, words: Vocabulary, method: str, readings: Readings
+    encoded: Encoded,
+    words: Vocabulary,
+    method: str,
+    readings: Readings,
+    mesh: Mesh | None = None,
 ) -> Float[Array, "B C r r"]:
-    """Scores of the classes on the solver's grid."""
-    query_class = np.array(words.query_class, np.int32)
-    return _solve(encoded, query_class, len(words.classes), method=method, readings=readings)
+    """Scores of the classes on the solver's grid; `mesh` is the model's."""
+    classes = len(words.classes)
+    program = _program(_solve, mesh, 1, num_classes=classes, method=method, readings=readings)
+    return program(np.array(words.query_class, np.int32), encoded)
+
+
+def spread(model: Model) -> Model:
+    """The model on all devices of this process: each takes one picture of every batch.
+
+    What a device does to its picture is what one device alone would do, so the results are the same
+    however many there are. The text tower stays where it is.
+    """
+    if model.mesh is not None:
+        return model
+    mesh = Mesh(np.array(jax.local_devices()), ("picture",))
+    vision = _on_every_device(model.params["vision"], mesh)
+    source = model.source and dataclasses.replace(
+        model.source, params=_on_every_device(model.source.params, mesh)
+    )
+    return dataclasses.replace(
+        model,
+        params={**model.params, "vision": vision},
+        source=source,
+        embeddings={words: _on_every_device(x, mesh) for words, x in model.embeddings.items()},
+        mesh=mesh,
+    )
+
+
+def _on_every_device(arrays: Any, mesh: Mesh | None, *, split: bool = False) -> Any:
+    """All of the arrays on each device of the mesh, or each device's share of a leading axis."""
+    if mesh is None:
+        return arrays
+    axes = mesh.axis_names if split else ()
+    return jax.device_put(arrays, NamedSharding(mesh, PartitionSpec(*axes)))
 
 
 def decision(
@@ -371,9 +421,8 @@ def decision(
 def embed_classes(model: Model, words: Vocabulary) -> Float[Array, "Q D"]:
     """Text embeddings of the queries, made once for each model and vocabulary."""
     if words not in model.embeddings:
-        model.embeddings[words] = jnp.asarray(
-            vocabulary.embed(words.queries, model.params, model.config, model.tokenize)
-        )
+        embeddings = vocabulary.embed(words.queries, model.params, model.config, model.tokenize)
+        model.embeddings[words] = _on_every_device(jnp.asarray(embeddings), model.mesh)
     return model.embeddings[words]
 
 
@@ -391,9 +440,11 @@ def buckets(lengths: Sequence[int]) -> list[list[int]]:
     return list(members.values())
 
 
-def _filled(pictures: Sequence[Picture]) -> list[Picture]:
-    """The last picture again and again, up to a power of two."""
+def _filled(pictures: Sequence[Picture], mesh: Mesh | None) -> list[Picture]:
+    """The last picture again and again, up to a power of two, or as many for each device."""
     rows = 1 << (len(pictures) - 1).bit_length()
+    if mesh is not None:
+        rows = -(-len(pictures) // mesh.size) * mesh.size
     return [*pictures, *[pictures[-1]] * (rows - len(pictures))]
 
 
@@ -404,19 +455,46 @@ def _padded(x: np.ndarray, *sizes: int) -> np.ndarray:
     return np.pad(x, [(0, n) for n in behind])
 
 
-@partial(jax.jit, static_argnames=("side",))
-def _regrid(
-    attention: Float[Array, "B n n"], grid: Int[Array, "2"], side: int
+# ------------------------------------------------------------------------------- programs
+
+
+@functools.cache
+def _program(function: Callable, mesh: Mesh | None, shared: int, **static: Any) -> Callable:
+    """`function` with its static arguments, jitted.
+
+    With a mesh, each device has the first `shared` arguments whole and takes its share of the
+    others' leading axes: what it does with it is what it would do alone.
+    """
+
+    @functools.wraps(function)
+    def program(*arguments):
+        bound = partial(function, **static)
+        if mesh is None:
+            return bound(*arguments)
+        parts = PartitionSpec(*mesh.axis_names)
+        specs = [PartitionSpec()] * shared + [parts] * (len(arguments) - shared)
+        return jax.shard_map(
+            bound, mesh=mesh, in_specs=tuple(specs), out_specs=parts, check_vma=False
+        )(*arguments)
+
+    return jax.jit(program)
+
+
+def _graph(
+    params: Params, squares: UInt8[Array, "B S S 3"], *, source: Source, side: int
 ) -> Float[Array, "B N N"]:
-    return jax.vmap(lambda a: resample_attention(a, grid, side))(attention)
+    attention = sources.graph(dataclasses.replace(source, params=params), squares)
+    if source.grid == side:
+        return attention
+    own = np.full(2, source.grid)
+    return jax.vmap(lambda a: resample_attention(a, own, side))(attention)
 
 
-@partial(jax.jit, static_argnames=("config", "clip_layers", "side", "start"))
 def _encode(
     params: Params,
+    text: Float[Array, "Q D"],
     patches: Float[Array, "B n P*P*3"],
     grids: Int[Array, "B 2"],
-    text: Float[Array, "Q D"],
     attention: Float[Array, "B N N"] | None,
     *,
     config: ClipConfig,
@@ -447,12 +525,11 @@ def _cosine(text: Float[Array, "Q D"], x: Float[Array, "n D"]) -> Float[Array, "
     return products / jnp.where(length > 0, length, 1)
 
 
-@partial(jax.jit, static_argnames=("num_classes", "method", "readings"))
 def _solve(
-    encoded: Encoded,
     query_class: Int[Array, "Q"],
-    num_classes: int,
+    encoded: Encoded,
     *,
+    num_classes: int,
     method: str,
     readings: Readings,
 ) -> Float[Array, "B C r r"]:
@@ -477,18 +554,94 @@ def to_pixels(
     return_scores: bool = False,
     decide: Decision | None = None,
 ) -> Result:
-    """Scores to the picture's own size; the picture is padded, so that few sizes compile."""
+    """Scores to the picture's own size, strip by strip: one program serves every size."""
+    options = _upsampling(readings)
+    cutting = {name: options[name] for name in ("form", "spatial_sigma")}
     height, width = picture.pixels.shape[:2]
-    guide = _padded(picture.pixels, bucket(height), bucket(width))
-    size = np.array([height, width], np.int32)
-    options = {
+    length = refine.strip_length((height, width), scores.shape, **cutting, of_scores=return_scores)
+    labels = np.empty((height, width), np.int32)
+    classes = len(scores) if decide is None else decide.num_classes
+    upsampled = np.empty((classes, height, width), np.float32) if return_scores else None
+    for rows, strip in refine.strips(picture.pixels, scores.shape, length=length, **cutting):
+        pixels = (rows.stop - rows.start) * width
+        if return_scores:
+            found = np.asarray(refine.strip_scores(scores, strip, **options))[:, :pixels]
+            found = found if decide is None else np.asarray(decide(found))
+            upsampled[:, rows] = found.reshape(classes, -1, width)
+            labels[rows] = upsampled[:, rows].argmax(axis=0)
+        else:
+            found = refine.strip_labels(scores, strip, **options, decide=decide)
+            found = np.asarray(found)[:pixels]
+            labels[rows] = found.reshape(-1, width)
+    return Result(labels, upsampled)
+
+
+def compare(
+    model: Model,
+    pictures: Sequence[Picture],
+    truths: Sequence[Int[np.ndarray, "K H W"]],
+    scores: Float[Array, "D C r r"],
+    readings: Readings,
+    *,
+    ignore: int,
+    keep_labels: bool,
+    decide: Decision | None = None,
+) -> tuple[Int[Array, "D K C C"], list[Int[np.ndarray, "H W"]]]:
+    """`to_pixels` of at most one picture on each device of a `spread` model, held to the truths.
+
+    Args:
+        truths: K of each picture.
+        decide: see `decision`.
+
+    Returns:
+        Confusion matrices, rows truth, still on the devices (those behind the pictures' are zero);
+        and the labels of the pictures, fetched, if they are to be kept.
+    """
+    devices, *shape = scores.shape
+    options = _upsampling(readings)
+    cutting = {name: options[name] for name in ("form", "spatial_sigma")}
+    sizes = [picture.pixels.shape[:2] for picture in pictures]
+    length = max(refine.strip_length(size, shape, **cutting) for size in sizes)
+    cut = [refine.strips(p.pixels, shape, length=length, **cutting) for p in pictures]
+    cut += [iter(())] * (devices - len(pictures))
+    nothing = slice(0), refine.idle_strip(shape, length)
+    classes = shape[0] if decide is None else decide.num_classes
+    program = _program(_compare, model.mesh, 0, ignore=ignore, decide=decide, **options)
+    zeros = np.zeros((devices, len(truths[0]), classes, classes), np.int32)
+    total = _on_every_device(zeros, model.mesh, split=True)
+    labels = [np.empty(size, np.int32) for size in sizes] if keep_labels else []
+    for turn in itertools.zip_longest(*cut, fillvalue=nothing):
+        strips = jax.tree.map(lambda *parts: np.stack(parts), *(strip for _, strip in turn))
+        true = np.full((devices, len(truths[0]), length), ignore, np.int32)
+        for flat, truth, (rows, _) in zip(true, truths, turn, strict=False):
+            wanted = truth[:, rows].reshape(len(truth), -1)
+            flat[:, : wanted.shape[1]] = wanted
+        found, total = program(scores, strips, true, total)
+        if not keep_labels:
+            continue
+        for ours, flat, (rows, _) in zip(labels, np.asarray(found), turn, strict=False):
+            ours[rows] = flat[: ours[rows].size].reshape(ours[rows].shape)
+    return total, labels
+
+
+def _compare(
+    scores: Float[Array, "1 C r r"],
+    strip: refine.Strip,
+    truth: Int[Array, "1 K L"],
+    total: Int[Array, "1 K C C"],
+    *,
+    ignore: int,
+    **options: Any,
+) -> tuple[Int[Array, "1 L"], Int[Array, "1 K C C"]]:
+    labels = refine.strip_labels(scores[0], jax.tree.map(lambda x: x[0], strip), **options)
+    classes = total.shape[-1]
+    counts = [metrics.confusion_matrix(labels, true, classes, ignore) for true in truth[0]]
+    return labels[None], total + jnp.stack(counts)
+
+
+def _upsampling(readings: Readings) -> dict[str, Any]:
+    return {
         "form": readings.upsample,
         "spatial_sigma": readings.spatial_sigma,
         "range_sigma": readings.range_sigma,
     }
-    if not return_scores:
-        labels = refine.upsample_labels(scores, guide, size, **options, decide=decide)
-        return Result(np.asarray(labels)[:height, :width], None)
-    upsampled = refine.joint_bilateral_upsample(scores, guide, size, **options)
-    upsampled = np.asarray(decide(upsampled) if decide else upsampled)[:, :height, :width]
-    return Result(upsampled.argmax(axis=0).astype(np.int32), upsampled)

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from dsolo_jax import clip, refine, solver
@@ -23,7 +24,7 @@ from dsolo_jax.solver.velocity import CRITERIA, WINNERS
 
 
 def _softmax(f: Array, temperature: float) -> Array:
-    """softmax over patches of f / temperature; 0.1 on cosines was best (BUILD_NOTES Q4)."""
+    """softmax over patches of f / temperature (BUILD_NOTES Q4)."""
     return jax.nn.softmax(f / temperature, axis=-1)
 
 
@@ -36,6 +37,14 @@ def _minmax(f: Array, temperature: float) -> Array:
 
 # BUILD_NOTES Q4: the notes say "normalised" and no more.
 NORMALISERS = {"softmax": _softmax, "minmax": _minmax}
+
+# What the temperature is in: cosines, or standard deviations of the picture's own cosines, which
+# differ tenfold between checkpoints (ours).
+UNITS = ("cosine", "spread")
+
+# BUILD_NOTES Q11: an inverted start is turned over for the robust readings, an upright one for the
+# paper's (ours).
+ORIENTATIONS = ("as_is", "negated")
 
 # BUILD_NOTES Q12: a class's synonyms become one map before the solver, or one score after it.
 FOLDS = ("before", "after")
@@ -60,14 +69,20 @@ class Readings:
     start: str = _choice(
         "naclip", clip.STARTS, "what CLIP's last block does (Q11); vanilla is CLIP itself"
     )
+    orientation: str = _choice(
+        "as_is", ORIENTATIONS, "negated turns the cosines of the patches over; ours"
+    )
     fold: str = _choice("before", FOLDS, "synonyms to classes by max, before or after the solver")
     normalise: str = _choice(
         "softmax", NORMALISERS, "cosines to a map over patches, for kl, path and propagate (Q4)"
     )
-    temperature: float = _number(0.1, "of the softmax over patches, in cosine units")
+    temperature: float = _number(0.5, "of the softmax over patches, in temperature_unit")
+    temperature_unit: str = _choice(
+        "spread", UNITS, "cosines, or the deviation of the picture's own; ours"
+    )
     suppress: str = _choice("none", RULES, "weak patches to zero (NMS), for kl and path (Q3)")
-    velocity_normalise: str = _choice("minmax", NORMALISERS, "the same as normalise, for velocity")
-    velocity_suppress: str = _choice("range", RULES, "the same as suppress, for velocity")
+    velocity_normalise: str = _choice("softmax", NORMALISERS, "the same as normalise, for velocity")
+    velocity_suppress: str = _choice("none", RULES, "the same as suppress, for velocity")
     suppress_below: float = _number(0.7, "the fraction below which a patch is weak")
     kl_sign: str = _choice("log_ratio", SIGNS, "log(q/s), or the terms s·log(s/q) of D(S‖Q)")
     attention_temperature: float = _number(1.0, "sharpens A below 1 (Q9; M2N2 has 0.65)")
@@ -75,12 +90,15 @@ class Readings:
     velocity_criterion: str = _choice("saturation", CRITERIA, "when a patch has arrived (Q1)")
     velocity_winner: str = _choice("early", WINNERS, "which arrival is the class (Q2)")
     tau: float = _number(0.3, "the velocity's threshold (notes: 0.3)")
-    max_steps: int = _number(1000, "cap on the velocity's steps (M2N2: 1000)")
-    path_cost: str = _choice("one_minus_max", COSTS, "transport cost from attention (Q6)")
+    max_steps: int = _number(100, "cap on the velocity's steps (M2N2: 1000)")
+    path_cost: str = _choice("one_minus_rowmax", COSTS, "transport cost from attention (Q6)")
     path_score: str = _choice("minus_column_cost", SCORES, "which scalar of the plan scores (Q5)")
     epsilon: float = _number(0.1, "entropy of the path (notes: 0.1)")
     sinkhorn_iters: int = _number(50, "rounds of the path (notes: 50)")
-    presence: float = _number(0.5, "weight of the class token's cosine; 0 is the paper; ours")
+    presence: float = _number(0.25, "weight of the class token's cosine; 0 is the paper; ours")
+    level: float = _number(
+        0.25, "share of a class's own level that normalising takes and it keeps; 0 the paper; ours"
+    )
     propagate_steps: int = _number(1, "plain attention steps of the control; ours")
     upsample: str = _choice(
         "kopf", FORMS, "scores to pixels: Kopf's or M2N2's (dense) JBU, or none"
@@ -102,11 +120,16 @@ BUNDLES = {
     # one measured on inverted maps lowered the result (BUILD_NOTES Q3).
     "paper": Readings(
         start="vanilla",
-        velocity_suppress="none",
+        temperature=0.1,
+        temperature_unit="cosine",
+        velocity_normalise="minmax",
         kl_sign="divergence",
         velocity_winner="late",
+        max_steps=1000,
+        path_cost="one_minus_max",
         path_score="column_cost",
         presence=0.0,
+        level=0.0,
     ),
 }
 
@@ -175,7 +198,7 @@ def _path(f: Array, attention: Array, r: Readings) -> Array:
 
 
 def _velocity(f: Array, attention: Array, r: Readings) -> Array:
-    """Row VI. The score 1/(1+l) or l/(1+l); beside a presence term ∓temperature · log(1+l)."""
+    """Row VI. The score 1/(1+l) or l/(1+l); ∓temperature · log(1+l) beside what is in cosines."""
     transition = solver.doubly_stochastic(attention, r.ipf_iters)
 
     def score(p: Array) -> Array:
@@ -188,7 +211,8 @@ def _velocity(f: Array, attention: Array, r: Readings) -> Array:
             winner=r.velocity_winner,
         )
         in_cosines = {"early": -r.temperature, "late": r.temperature}[r.velocity_winner]
-        return in_cosines * jnp.log1p(result.steps) if r.presence else result.scores
+        beside_cosines = r.presence or r.level
+        return in_cosines * jnp.log1p(result.steps) if beside_cosines else result.scores
 
     return _of_map(f, r, r.velocity_normalise, r.velocity_suppress, score)
 
@@ -200,9 +224,12 @@ def _fusion(f: Array, attention: Array, r: Readings) -> Array:
 
 
 def _with_spread_of_kl(scores: Array, f: Array, attention: Array, r: Readings) -> Array:
-    """Centred over all classes and patches, with the KL map's deviation (ours: a common unit)."""
-    deviation = jnp.maximum(jnp.std(scores), 1e-12)
-    return (scores - jnp.mean(scores)) / deviation * jnp.std(_kl(f, attention, r))
+    """Centred over classes in each patch, with the KL map's deviation (ours: a common unit).
+
+    What all classes share in a patch decides nothing, so it must not set the unit.
+    """
+    scores, kl = (x - jnp.mean(x, axis=0) for x in (scores, _kl(f, attention, r)))
+    return scores / jnp.maximum(jnp.std(scores), 1e-12) * jnp.std(kl)
 
 
 METHODS: dict[str, Callable[[Array, Array, Readings], Array]] = {
@@ -238,5 +265,22 @@ def discrepancy(
     choose("method", method, METHODS)
     if readings.attention_temperature != 1:
         attention = solver.sharpen(attention, readings.attention_temperature)
-    scores = METHODS[method](f, attention, readings)
-    return scores + readings.presence * presence[:, None]
+    if readings.orientation == "negated":
+        f = -f
+    if readings.temperature_unit == "spread":
+        temperature = readings.temperature * jnp.maximum(jnp.std(f), 1e-6)
+        readings = dataclasses.replace(readings, temperature=temperature)
+    scores = METHODS[method](f, attention, readings) + readings.presence * presence[:, None]
+    if method == "logits":  # not normalised: it keeps all of its level
+        return scores
+    return scores + readings.level * _level(f, readings.temperature)
+
+
+def _level(f: Array, temperature: float) -> Array:
+    """temperature · log mean over patches of exp(f / temperature): what a softmax's map lacks.
+
+    With all of it back, the KL map is the cosine again; with none, a class that is absent is as
+    strong in its best patch as one that is there.
+    """
+    total = logsumexp(f / temperature, axis=-1, keepdims=True)
+    return temperature * (total - jnp.log(f.shape[-1]))

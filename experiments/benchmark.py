@@ -27,6 +27,8 @@ STAGES = (
     "dino",
     "pipeline",
     "memory",
+    "shapes",
+    "host",
 )
 
 _STAGE = flags.DEFINE_enum("stage", "all", ["all", *STAGES], "What to time.")
@@ -58,6 +60,10 @@ def line(row: dict) -> str:
         text += f"  {row['pictures_per_second']:.3f} pictures/s"
     if row.get("squares"):
         text += f"  {row['squares']:.2f} N^2 floats (XLA: {row['xla_squares']:.2f})"
+    if row.get("programs"):
+        text += f"  {row['programs']} programs"
+    if "padding" in row:
+        text += f"  {row['padding']:+.1%} work"
     return text
 
 

@@ -49,29 +49,33 @@ class DatasetFlags:
     classes: flags.FlagHolder[str | None]
     ignore: flags.FlagHolder[int]
     label_offset: flags.FlagHolder[int]
-    world_seed: flags.FlagHolder[int]
     changes: dict[str, flags.FlagHolder]
+    world_seed: flags.FlagHolder[int]
 
-    def settings(self) -> dict:
+    def settings(self, protocol: datasets.Protocol, name: str | None = None) -> dict:
         """What decides the pictures and labels, for a record of a run."""
-        return {name: flag.value for name, flag in vars(self).items() if name != "changes"}
+        values = {key: flag.value for key, flag in vars(self).items() if key != "changes"}
+        return values | {
+            "dataset": name or self.dataset.value,
+            "protocol": dataclasses.asdict(protocol),
+        }
 
-    def protocol(self, model: "ModelFlags") -> datasets.Protocol:
-        """The dataset's protocol, with the changes of the flags.
+    def protocol(self, model: "ModelFlags", name: str | None = None) -> datasets.Protocol:
+        """The protocol of the dataset, or of that of another name, with the changes of the flags.
 
         Raises:
             ValueError: an unknown dataset, or changes that do not fit it.
         """
         return datasets.protocol(
-            self.dataset.value,
+            name or self.dataset.value,
             short_side=model.short_side.value,
             long_side=model.long_side.value,
             **{name: flag.value for name, flag in self.changes.items()},
         )
 
-    def load(self, protocol: datasets.Protocol) -> datasets.Dataset:
-        """The dataset, run by `protocol`; raises as `load_dataset`."""
-        return load_dataset({**self.settings(), "protocol": dataclasses.asdict(protocol)})
+    def load(self, protocol: datasets.Protocol, name: str | None = None) -> datasets.Dataset:
+        """The dataset, or that of another name, run by `protocol`; raises as `load_dataset`."""
+        return load_dataset(self.settings(protocol, name))
 
 
 def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
@@ -82,9 +86,10 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
             settings are missing.
     """
     name = settings.get("dataset")
-    fields = {f.name for f in dataclasses.fields(datasets.Protocol) if f.init}
-    recorded = settings.get("protocol", {})
-    protocol = datasets.protocol(name, **{k: v for k, v in recorded.items() if k in fields})
+    protocol = datasets.protocol(name)
+    if "protocol" in settings:
+        fields = {field.name for field in dataclasses.fields(protocol) if field.init}
+        protocol = datasets.Protocol(**{key: settings["protocol"][key] for key in fields})
     if name == miniature.NAME:
         return miniature.load(settings["split"], settings["world_seed"], protocol=protocol)
     if name != "folder":
@@ -108,10 +113,10 @@ def _require(settings: Mapping[str, Any], *names: str) -> None:
         raise ValueError(f"--dataset={settings['dataset']} needs {', '.join(missing)} too")
 
 
-def define_dataset() -> DatasetFlags:
-    names = ", ".join(datasets.PROTOCOLS)
+def define_dataset(default: str = "ade20k") -> DatasetFlags:
+    names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
     return DatasetFlags(
-        dataset=flags.DEFINE_string("dataset", "ade20k", f"One of: {names}."),
+        dataset=flags.DEFINE_string("dataset", default, f"One of: {names}."),
         data_dir=flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it."),
         split=flags.DEFINE_string("split", "validation", "Split of it."),
         images=flags.DEFINE_string("images", None, "folder: the pictures."),
@@ -122,9 +127,6 @@ def define_dataset() -> DatasetFlags:
         ignore=flags.DEFINE_integer("ignore", 255, "folder: stored value that does not count."),
         label_offset=flags.DEFINE_integer(
             "label_offset", 0, "folder: added to stored values; below 0 they do not count."
-        ),
-        world_seed=flags.DEFINE_integer(
-            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
         ),
         changes={
             "vocabulary": flags.DEFINE_enum(
@@ -146,6 +148,9 @@ def define_dataset() -> DatasetFlags:
                 "reduce_zero_label", None, "Stored 0 does not count; the others move down."
             ),
         },
+        world_seed=flags.DEFINE_integer(
+            "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
+        ),
     )
 
 
@@ -178,31 +183,54 @@ class ModelFlags:
             self.dataset and self.dataset.dataset.value, _PRESET
         )
 
-    def load(self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"]) -> dsolo.Model:
-        """The model, with the readings of the flags; pictures are sized as the flags, the preset or
-        else the protocol say."""
-        preset = pipeline.PRESETS[self.preset_name]
-        bundle = resolve(self.readings.value or preset.readings)
+    def resolve_readings(self) -> Readings:
+        """The bundle of the flag or of the preset, with the changes that the flags name."""
+        bundle = resolve(self.readings.value or pipeline.PRESETS[self.preset_name].readings)
         changes = {name: flag.value for name, flag in self.fields.items() if flag.value is not None}
+        return dataclasses.replace(bundle, **changes)
+
+    def load(
+        self, protocol: datasets.Protocol = datasets.PROTOCOLS["folder"], **changes: Any
+    ) -> dsolo.Model:
+        """The model, with the readings of the flags; pictures are sized as they, the preset, or
+        else the protocol say.
+
+        Args:
+            changes: arguments of `dsolo.load` that count instead of the flags.
+        """
         try:
             weights = self.layer_weights.value and tuple(map(float, self.layer_weights.value))
         except ValueError:
             found = ",".join(self.layer_weights.value)
             raise ValueError(f"--layer_weights is {found}; wanted numbers, such as 1,2") from None
-        return dsolo.load(
-            self.preset_name,
-            clip=self.clip.value,
-            attention=self.attention.value,
-            dtype=jnp.dtype(self.dtype.value),
-            readings=dataclasses.replace(bundle, **changes),
-            attention_layers=self.layers.value,
-            attention_weights=weights,
-            attention_size=self.attention_size.value,
-            timestep=self.timestep.value,
-            grid=self.grid.value,
-            short_side=self.short_side.value or preset.short_side or protocol.short_side,
-            long_side=self.long_side.value or protocol.long_side,
-        )
+        arguments = {
+            "clip": self.clip.value,
+            "attention": self.attention.value,
+            "dtype": jnp.dtype(self.dtype.value),
+            "readings": self.resolve_readings(),
+            "attention_layers": self.layers.value,
+            "attention_weights": weights,
+            "attention_size": self.attention_size.value,
+            "timestep": self.timestep.value,
+            "grid": self.grid.value,
+            **self.sides(protocol),
+        }
+        return dsolo.load(self.preset_name, **(arguments | changes))
+
+    def chosen(self) -> dict:
+        """The values of the flags, for a record of runs that each have readings of their own."""
+        names = {f.name for f in dataclasses.fields(self)} - {"dataset", "readings", "fields"}
+        return {name: getattr(self, name).value for name in sorted(names)} | {
+            "preset": self.preset_name
+        }
+
+    def sides(self, protocol: datasets.Protocol) -> dict[str, int]:
+        """Working size of pictures: of the flags, of a preset that has one, or of the protocol."""
+        preset = pipeline.PRESETS[self.preset_name]
+        return {
+            "short_side": self.short_side.value or preset.short_side or protocol.short_side,
+            "long_side": self.long_side.value or protocol.long_side,
+        }
 
     def settings(self, model: dsolo.Model) -> dict:
         """What of the model decides its results, for a record of a run."""
@@ -267,10 +295,7 @@ def define_model(dataset: DatasetFlags | None = None) -> ModelFlags:
             lower_bound=1,
         ),
         short_side=flags.DEFINE_integer(
-            "short_side",
-            None,
-            "In CLIP, pixels; the preset's, the benchmark's, or 336.",
-            lower_bound=1,
+            "short_side", None, "In CLIP, pixels; the preset's or the benchmark's.", lower_bound=1
         ),
         long_side=flags.DEFINE_integer(
             "long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1

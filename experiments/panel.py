@@ -7,8 +7,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, images
-from experiments.evaluation import predictions
+from dsolo_jax import datasets, images, vocabulary
 
 _SIDE = 168  # of a picture's square, pixels
 _GAP = 8
@@ -19,12 +18,12 @@ _EXAMPLES_A_ROW = 2
 
 def panel(model: dsolo.Model, dataset: datasets.Dataset, count: int, method: str) -> Image.Image:
     """The first pictures of a dataset, segmented."""
-    run = predictions(model, dataset, list(range(count)), method=method, batch_size=1)
-    examples = map(dataset.__getitem__, range(count))
-    triples = [
-        (example["image"], example["labels"], prediction.labels)
-        for example, prediction in zip(examples, run, strict=True)
-    ]
+    words, threshold = vocabulary.parse(dataset.classes), dataset.protocol.threshold(method)
+    triples = []
+    for example in map(dataset.__getitem__, range(count)):
+        pictures = [dsolo.prepare(model, example["image"])]
+        [result] = dsolo.segment_batch(model, pictures, words, method, threshold=threshold)
+        triples.append((example["image"], example["labels"], result.labels))
     return draw_panel(triples, dataset.names)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 import dsolo_jax as dsolo
 from dsolo_jax import images, pipeline, refine, vocabulary
 from dsolo_jax.readings import BUNDLES, METHODS
+from experiments.compilations import Compilations
 from experiments.demo import CLASSES, COLOURS
 
 
@@ -85,6 +86,18 @@ def test_buckets_waste_a_quarter_at_most_and_never_cut():
     for length in range(1, 5000):
         assert length <= pipeline.bucket(length) <= max(1.25 * length, length + 1)
     assert len({pipeline.bucket(length) for length in range(441, 2689)}) <= 12
+
+
+def test_pictures_of_any_size_share_their_programs(model):
+    """Only another bucket of patches is another program; the pixels never are."""
+    compilations = Compilations()
+    for _ in range(2):
+        for size in [(90, 120), (61, 83), (300, 401), (400, 299)]:
+            picture = picture_of("sky", "coal", height=size[0], width=size[1])
+            dsolo.segment(model, picture, ["sky", "coal", "plum"], method="kl")
+    programs = compilations.programs
+    assert all(programs[f"jit({name})"] <= 1 for name in ("_encode", "_solve", "strip_labels"))
+    assert programs.total() <= 4, programs
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (37, 3)])

@@ -42,9 +42,18 @@ def test_paper_readings_find_the_class_on_inverted_maps_only(world, method):
     assert hits(0.4 - f) > 0.9 and hits(f) < 0.1
 
 
+def test_maps_turned_over_are_read_as_the_other_orientation(world):
+    f, attention, presence, _ = world
+    turned = dataclasses.replace(BUNDLES["paper"], orientation="negated")
+    np.testing.assert_allclose(
+        discrepancy(f, attention, presence, method="kl", readings=turned),
+        discrepancy(-f, attention, presence, method="kl", readings=BUNDLES["paper"]),
+    )
+
+
 def test_kl_is_the_cosine_centred_in_its_own_units(world):
     f, attention, presence, _ = world
-    plain = dataclasses.replace(BUNDLES["robust"], presence=0.0)
+    plain = dataclasses.replace(BUNDLES["robust"], presence=0.0, level=0.0)
     scores = discrepancy(f, attention, presence, method="kl", readings=plain)
     offsets = np.asarray(scores) - f
     np.testing.assert_allclose(offsets, np.broadcast_to(offsets[:, :1], f.shape), atol=1e-5)
@@ -66,9 +75,62 @@ def test_presence_adds_its_weight_times_the_class_cosine(world):
     np.testing.assert_allclose(scores[1] - scores[0], expected, atol=1e-6)
 
 
+def test_level_gives_back_what_normalising_takes(world):
+    """All of it makes the KL map the cosine again, part of it mixes the two."""
+    f, attention, presence, _ = world
+    bare = dataclasses.replace(BUNDLES["robust"], presence=0.0)
+    none, some, whole = (
+        discrepancy(
+            f, attention, presence, method="kl", readings=dataclasses.replace(bare, level=level)
+        )
+        for level in (0.0, 0.25, 1.0)
+    )
+    np.testing.assert_allclose(whole, f, atol=1e-5)
+    np.testing.assert_allclose(some, 0.75 * none + 0.25 * whole, atol=1e-5)
+    # A class whose map is lower throughout falls behind by that share of it.
+    lower = f - 0.1 * (np.arange(C) == 1)[:, None]
+    scores = discrepancy(
+        lower,
+        attention,
+        presence,
+        method="kl",
+        readings=dataclasses.replace(bare, temperature=0.1, temperature_unit="cosine"),
+    )
+    higher = discrepancy(
+        f,
+        attention,
+        presence,
+        method="kl",
+        readings=dataclasses.replace(bare, temperature=0.1, temperature_unit="cosine"),
+    )
+    np.testing.assert_allclose(
+        higher - scores, 0.025 * (np.arange(C) == 1)[:, None] + np.zeros(N), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", ["kl", "velocity", "path"])
+def test_a_temperature_in_spreads_knows_no_scale(world, method):
+    """Cosines of ten times the spread, shifted: scores are ten times as large, and no other."""
+    f, attention, presence, _ = world
+    scores, scaled = (
+        np.asarray(
+            discrepancy(a * f + b, attention, a * presence, method=method, readings=Readings())
+        )
+        for a, b in ((1, 0), (10, 0.3))
+    )
+    scores, scaled = (x - x.mean() for x in (scores, scaled))
+    np.testing.assert_allclose(scaled, 10 * scores, atol=1e-3)
+
+
 def test_velocity_without_presence_is_the_solvers_bounded_score(world):
     f, attention, presence, _ = world
-    plain = dataclasses.replace(BUNDLES["robust"], presence=0.0)
+    plain = dataclasses.replace(
+        BUNDLES["robust"],
+        presence=0.0,
+        level=0.0,
+        velocity_normalise="minmax",
+        velocity_suppress="range",
+    )
     spread = f.max(1, keepdims=True) - f.min(1, keepdims=True)
     start = (f - f.min(1, keepdims=True)) / spread
     start = np.where(start >= 0.7, start, 0)

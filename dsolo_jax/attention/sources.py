@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from dsolo_jax import checkpoints
 from dsolo_jax.assets import BUNDLED
-from dsolo_jax.attention import dino, stable_diffusion
+from dsolo_jax.attention import appearance, dino, stable_diffusion
 from dsolo_jax.attention.stable_diffusion.weights import other_copies
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
@@ -23,9 +23,9 @@ HUB_IDS = {
     "dino": "facebook/dino-vitb16",
     "dinov2": "facebook/dinov2-base",
 }
-SOURCES = (*HUB_IDS, *BUNDLED, "clip")
+SOURCES = (*HUB_IDS, *BUNDLED, "appearance", "clip")
 
-# A picture's side for DINO, pixels, before rounding to what it can take.
+# A picture's side for DINO and appearance, pixels, before rounding to what they can take.
 _SIZE = 512
 
 
@@ -66,6 +66,10 @@ def _dino(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
     return dino.self_attention(params, config, pixels, layers=layers, weights=weights)
 
 
+def _appearance(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
+    return appearance.self_affinity(pixels, cues=layers, weights=weights)
+
+
 _KINDS = {
     "stable_diffusion": _Kind(
         _load_stable_diffusion,
@@ -86,6 +90,15 @@ _KINDS = {
         lambda config: config.patch_size * round(_SIZE / config.patch_size),
         _dino,
     ),
+    "appearance": _Kind(
+        lambda source, dtype, timestep: (None, {}),
+        tuple(appearance.WEIGHTS),
+        lambda config: tuple(appearance.WEIGHTS),
+        lambda config: appearance.PATCH,
+        lambda config: appearance.PATCH,
+        lambda config: _SIZE,
+        _appearance,
+    ),
 }
 
 
@@ -93,7 +106,7 @@ _KINDS = {
 class Source:
     """A loaded attention source, and how it is asked.
 
-    kind: of architecture, "stable_diffusion" or "dino".
+    kind: "stable_diffusion", "dino" or "appearance".
     layers, weights: which self-attentions are averaged, and how; all alike if None.
     size: side of the square that pictures are squeezed to, pixels.
     """
@@ -124,8 +137,8 @@ def load(
 
     Args:
         name: "sd2", "sd1", "dino", "dinov2" (their checkpoints come from the hub); "miniature", the
-            bundled Stable Diffusion; a hub id; or a local folder, in diffusers' layout (Stable
-            Diffusion) or in transformers' (DINO).
+            bundled Stable Diffusion; "appearance", which has no checkpoint; a hub id; or a local
+            folder, in diffusers' layout (Stable Diffusion) or in transformers' (DINO).
         dtype: of weights and activations; float32 if None.
         layers: self-attentions that are averaged; the kind's own if None.
         weights: of each layer, all alike if None.
@@ -163,11 +176,18 @@ def _kind(name: str) -> str:
     """The architecture: known of our own names, otherwise by what the folder holds."""
     if name in HUB_IDS:
         return "stable_diffusion" if name in stable_diffusion.HUB_IDS else "dino"
+    if name == "appearance":
+        return name
     if name in BUNDLED:
         return "stable_diffusion"
     settings = "model_index.json", "config.json"
     directory = checkpoints.folder(name, settings, other_copies(name))
     return "dino" if (directory / "config.json").is_file() else "stable_diffusion"
+
+
+def layer_names(source: Source) -> tuple[str, ...]:
+    """What may be averaged of it."""
+    return tuple(_KINDS[source.kind].layer_names(source.config))
 
 
 def graph(source: Source, squares: UInt8[Array, "B S S 3"]) -> Float[Array, "B N N"]:

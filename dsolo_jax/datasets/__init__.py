@@ -25,6 +25,7 @@ __all__ = [
     "examples",
     "load",
     "load_folder",
+    "prepared_names",
     "protocol",
     "read_classes",
 ]
@@ -67,3 +68,16 @@ def load(
     from dsolo_jax.datasets import prepared  # imports TFDS, half a second
 
     return prepared.load(chosen, Path(data_dir), split, protocol or PROTOCOLS[name])
+
+
+def prepared_names(data_dir: str | Path) -> list[str]:
+    """Names of the benchmarks that can be had from what is prepared in `data_dir`."""
+    from dsolo_jax.datasets import prepared
+
+    chosen = {name: benchmark(name) for name in NAMES}
+    return [
+        name
+        for name, one in chosen.items()
+        if prepared.directory(one, Path(data_dir)).is_dir()
+        and prepared.summary(one, Path(data_dir)).labels in one.label_tables
+    ]

@@ -106,7 +106,9 @@ def protocol(name: str, **changes: Any) -> Protocol:
     changes = {field: value for field, value in changes.items() if value is not None}
     if changes.get("reduce_zero_label", official.reduce_zero_label) != official.reduce_zero_label:
         rule = "none" if changes["reduce_zero_label"] else "words"
-        changes = {"background_rule": rule, "probability_threshold": None} | changes
+        changes = {"background_rule": rule} | changes
+    if changes.get("background_rule") in ("none", "words"):
+        changes = {"probability_threshold": None} | changes
     chosen = dataclasses.replace(official, **changes)
     if chosen.probability_threshold is not None and not 0 < chosen.probability_threshold < 1:
         raise ValueError(

@@ -5,29 +5,51 @@ Every form is a weighted mean with weights that no class changes,
     out[c, p] = sum_q W[p, q] S[c, q],    sum_q W[p, q] = 1,
 
 over the patches q of a small window around pixel p. A patch is a cell of the picture, and the
-pixels of one cell share their window; so the picture is taken cell by cell, and a cell is one small
-matrix product [C, taps] x [taps, pixels]. A form is no more than its weights.
+pixels of one cell share their window. So the picture is taken tile by tile, a tile being 16 pixels
+of one cell, in raster order: one small matrix product [C, taps] x [taps, 16] each. A form is no
+more than its weights.
 
-Letters: h w the low-resolution grid, H W the true size of the picture, Hb Wb its padded (bucket)
-size; in a block of pixel rows b rows, P pixel columns a cell, T x T taps a window.
+No shape depends on the picture: how many tiles a cell has is a loop's traced number of trips. One
+program serves every picture, and what it does beyond the picture's own pixels is what fills the
+last tile of a cell.
+
+Letters: h w the low-resolution grid, H W the true size of the picture, Hb Wb its padded size, L
+pixels of a strip of it; in a block of tiles G rows of cells, n = G w tiles, P = 16 pixels a tile,
+T x T taps a window.
 """
 
 import functools
 import math
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
 from dsolo_jax.checks import choose
 
+# Scores of a pixel to those that the argmax is taken of.
+Decide = Callable[[Float[Array, "C ..."]], Float[Array, "K ..."]]
+
 _STATIC = ("spatial_sigma", "range_sigma", "form")
 
-# Numbers a block of rows may hold of any one kind (weights, scores): 16 MiB of float32.
-_BLOCK_ELEMENTS = 1 << 22
+# Pixels of a tile: the narrowest product that fills XLA's vectors on CPU; the fewer, the less work
+# is done in vain.
+_TILE = 16
+
+# Numbers a block of tiles may hold of any one kind (weights, scores). On CPU they should stay in
+# the caches; accelerators want large products (16 MiB of float32).
+_BLOCK_ELEMENTS = {"cpu": 1 << 17}
+_BLOCK_ELEMENTS_OF_ACCELERATORS = 1 << 22
+
+# Pixels of a strip: of labels, and of scores, which are a number a class.
+_STRIP_OF_LABELS, _STRIP_OF_SCORES = 1 << 18, 1 << 16
+
+# Columns of the dense window that are weighed at a time.
+_COLUMNS = 64
 
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
@@ -69,7 +91,7 @@ def joint_bilateral_upsample(
             "kopf" window so narrow (spatial_sigma < 0.25) that it can miss every patch.
     """
     options = _options(scores, guide, spatial_sigma, range_sigma, form)
-    return _map_blocks(lambda block: block, scores, guide, size, *options)
+    return _whole(_all_scores, scores, guide, size, *options)
 
 
 @functools.partial(jax.jit, static_argnames=(*_STATIC, "decide"))
@@ -81,33 +103,219 @@ def upsample_labels(
     spatial_sigma: float = 1.0,
     range_sigma: float = 0.1,
     form: str = "kopf",
-    decide: Callable[[Float[Array, "C ..."]], Float[Array, "K ..."]] | None = None,
+    decide: Decide | None = None,
 ) -> Int[Array, "Hb Wb"]:
     """The class with the largest upsampled score in every pixel, the first one on a tie.
 
     The argmax over classes of `joint_bilateral_upsample` (same arguments, same errors), taken block
-    by block: the [C, H, W] scores are never held.
+    by block: the [C, H, W] scores are never held. `strips` and `strip_labels` do the same for
+    pictures of any size with one program.
 
     Args:
         decide: the upsampled scores to those that the argmax is taken of, pixel by pixel; hashable.
     """
     options = _options(scores, guide, spatial_sigma, range_sigma, form)
-    finish = _winner if decide is None else lambda block: _winner(jax.vmap(decide)(block))
-    return _map_blocks(finish, scores, guide, size, *options)[0]
+    return _whole(_winner(decide), scores, guide, size, *options)[0]
+
+
+# ------------------------------------------------------------------------------- strips
+
+
+class Strip(NamedTuple):
+    """Some rows of a picture, ready for `strip_labels` and `strip_scores`.
+
+    Its shapes depend on the grid alone; and on L, which is doubled for a picture so large that a
+    row of cells does not fit into a strip.
+    """
+
+    pixels: UInt8[np.ndarray, "L 3"]  # in raster order, whatever comes behind them is padding
+    patches: UInt8[np.ndarray, "h w 3"]  # at the pixels that hold the patches' centres
+    # H, W, the first pixel row held, the first wanted, groups of cells from and to
+    place: Int[np.ndarray, "6"]
+
+
+class _Cut(NamedTuple):
+    """Where a picture may be cut: before each group of G rows of cells."""
+
+    tops: Int[np.ndarray, "groups+1"]  # first pixel row of each group
+    blocks: Int[np.ndarray, "groups"]  # of tiles, in each
+    halo: int  # pixel rows beyond, that its pixels' windows hold
+    group: int  # G
+
+    def rows(self, first: int, last: int) -> slice:
+        """Pixel rows that are held for groups, from the first to before the last."""
+        top, bottom = self.tops[first] - self.halo, self.tops[last] + self.halo
+        return slice(int(max(top, 0)), int(min(bottom, self.tops[-1])))
+
+
+def _cut(size, shape, spatial_sigma, form) -> _Cut:
+    (H, W), (C, h, w) = size, shape
+    G = _group(C, h, w, form, spatial_sigma)
+    tops = _first_pixel(np.minimum(np.arange(0, h + G, G), h), h, H)
+    halo = math.ceil(3 * spatial_sigma * H / h) if form == "dense" else 0
+    return _Cut(tops, _chunks((h, w), (H, W), G), halo, G)
+
+
+def _fits(cut: _Cut, shape, width: int, length: int, first: int, last: int) -> bool:
+    rows, blocks = cut.rows(first, last), cut.blocks[first:last].sum()
+    held = (rows.stop - rows.start) * width <= length
+    return held and blocks <= _blocks(length, cut.group, shape[2])
+
+
+def strip_length(
+    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    *,
+    spatial_sigma: float = 1.0,
+    form: str = "kopf",
+    of_scores: bool = False,
+) -> int:
+    """Pixels L of the strips of a picture of `size` (H, W); the least there is, if it is not huge.
+
+    Args:
+        shape: (C, h, w) of the scores it is to get.
+        of_scores: strips for `strip_scores`, which are shorter.
+    """
+    cut = _cut(size, shape, spatial_sigma, form)
+    length = _STRIP_OF_SCORES if of_scores else _STRIP_OF_LABELS
+    while not all(_fits(cut, shape, size[1], length, g, g + 1) for g in range(len(cut.blocks))):
+        length *= 2
+    return length
+
+
+def strips(
+    pixels: UInt8[np.ndarray, "H W 3"],
+    shape: tuple[int, int, int],
+    *,
+    length: int,
+    spatial_sigma: float = 1.0,
+    form: str = "kopf",
+) -> Iterator[tuple[slice, Strip]]:
+    """Cuts a picture into strips, on the host: the rows of each, and the strip.
+
+    Args:
+        shape: (C, h, w) of the scores it is to get.
+        length: of each strip, at least its `strip_length`.
+    """
+    (H, W, _), (_, h, w) = pixels.shape, shape
+    cut = _cut((H, W), shape, spatial_sigma, form)
+    patches = pixels[_centre(np.arange(h), h, H)[:, None], _centre(np.arange(w), w, W)]
+    first, groups = 0, len(cut.blocks)
+    while first < groups:
+        last = next(g for g in range(groups, first, -1) if _fits(cut, shape, W, length, first, g))
+        held = cut.rows(first, last)
+        flat = np.zeros((length, 3), np.uint8)
+        flat[: (held.stop - held.start) * W] = pixels[held].reshape(-1, 3)
+        top, bottom = int(cut.tops[first]), int(cut.tops[last])
+        place = np.array([H, W, held.start, top, first, last], np.int32)
+        yield slice(top, bottom), Strip(flat, patches, place)
+        first = last
+
+
+def tile_pixels(
+    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    *,
+    spatial_sigma: float = 1.0,
+    form: str = "kopf",
+) -> int:
+    """Pixels of all tiles of a picture of `size` (H, W), those that fill up a cell's last included.
+
+    The upsampling's work, where the picture itself is H · W.
+    """
+    cut = _cut(size, shape, spatial_sigma, form)
+    return int(cut.blocks.sum()) * cut.group * shape[2] * _TILE
+
+
+def idle_strip(shape: tuple[int, int, int], length: int) -> Strip:
+    """One without rows."""
+    patches = np.zeros((*shape[1:], 3), np.uint8)
+    return Strip(np.zeros((length, 3), np.uint8), patches, np.array([1, 1, 0, 0, 0, 0], np.int32))
+
+
+@functools.partial(jax.jit, static_argnames=(*_STATIC, "decide"))
+def strip_labels(
+    scores: Float[Array, "C h w"],
+    strip: Strip,
+    *,
+    spatial_sigma: float = 1.0,
+    range_sigma: float = 0.1,
+    form: str = "kopf",
+    decide: Decide | None = None,
+) -> Int[Array, "L"]:
+    """`upsample_labels` of a strip's rows, in raster order; behind them anything."""
+    return _of_strip(_winner(decide), scores, strip, spatial_sigma, range_sigma, form)[0]
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def strip_scores(
+    scores: Float[Array, "C h w"],
+    strip: Strip,
+    *,
+    spatial_sigma: float = 1.0,
+    range_sigma: float = 0.1,
+    form: str = "kopf",
+) -> Float[Array, "C L"]:
+    """`joint_bilateral_upsample` of a strip's rows, in raster order; behind them anything."""
+    return _of_strip(_all_scores, scores, strip, spatial_sigma, range_sigma, form)
+
+
+def _of_strip(finish, scores, strip, spatial_sigma, range_sigma, form) -> Array:
+    """[K, L]"""
+    _check(spatial_sigma, range_sigma, form)
+    H, W, held, wanted, first, last = strip.place
+    w = scores.shape[-1]
+    picture = _Picture(strip.pixels, strip.patches, (H, W), held, W)
+    length = len(strip.pixels)
+    blocks = _blocks(length, _group(*scores.shape, form, spatial_sigma), w)
+    tiles = _tiles(finish, scores, picture, (first, last), blocks, spatial_sigma, range_sigma, form)
+    pixel = jnp.arange(length)
+    rows = jnp.minimum(wanted + pixel // W, H - 1)
+    return tiles(rows, pixel % W)
+
+
+def _blocks(length: int, G: int, w: int) -> int:
+    """Blocks of tiles that are held for a strip: as if half of every tile were in vain."""
+    return -(-2 * length // (G * w * _TILE))
+
+
+def _whole(finish, scores, guide, size, spatial_sigma, range_sigma, form) -> Array:
+    """[K, Hb, Wb], the picture as one strip."""
+    (_, h, w), (Hb, Wb, _) = scores.shape, guide.shape
+    H, W = (Hb, Wb) if size is None else size
+    rows, columns = _centre(jnp.arange(h), h, H), _centre(jnp.arange(w), w, W)
+    picture = _Picture(guide.reshape(-1, 3), guide[rows][:, columns], (H, W), 0, Wb)
+    groups = -(-h // _group(*scores.shape, form, spatial_sigma))
+    blocks = groups * -(-(-(-Hb // h) * -(-Wb // w)) // _TILE)
+    tiles = _tiles(finish, scores, picture, (0, groups), blocks, spatial_sigma, range_sigma, form)
+    rows, columns = (jnp.minimum(jnp.arange(n), N - 1) for n, N in ((Hb, H), (Wb, W)))
+    return tiles(rows[:, None], columns)
+
+
+# ------------------------------------------------------------------------------- tiles
+
+
+class _Picture(NamedTuple):
+    """What is held of a picture: pixel (y, x) is pixels[(y - top) stride + x]."""
+
+    pixels: Array  # [L, 3]
+    patches: Array  # [h, w, 3]
+    size: tuple[Any, Any]  # H, W
+    top: Any
+    stride: Any
 
 
 class _Block(NamedTuple):
-    """A few pixel rows of one row of cells, and all a form needs to weigh the taps around them.
+    """n tiles, and all a form needs to weigh the taps around them."""
 
-    Rows and columns beyond a cell's own pixels fill it up to a static shape and are dropped later.
-    """
-
-    guide: Array  # [Hb, Wb, 3]
+    picture: _Picture
     grid: tuple[int, int]  # h, w
-    size: tuple[Array, Array]  # H, W
-    cell_row: Array  # []
-    rows: Array  # [b]
-    columns: Array  # [w, P]
+    cells: tuple[Array, Array]  # [n], [n] row and column of each tile's cell
+    left: Array  # [n] first pixel column of its cell
+    widest: Array  # [] pixel columns of the widest cell
+    rows: Array  # [n, P] of its pixels
+    columns: Array  # [n, P]
+    centres: list[Array]  # of 3 channels [n, T, T], colours at the taps
     taps: Array  # [T] -R..R, relative to the cell
     spatial_sigma: float
     range_sigma: float
@@ -115,67 +323,73 @@ class _Block(NamedTuple):
 
 class _Form(NamedTuple):
     reach: Callable[[float], int]  # spatial sigma -> R, the window of a cell being 2R + 1 taps wide
-    weights: Callable[[_Block], Float[Array, "w T T b P"]]
+    weights: Callable[[_Block], Float[Array, "n T T P"]]
 
 
-def _bilinear(block: _Block) -> Float[Array, "w T T b P"]:
-    (h, w), (H, W) = block.grid, block.size
-    vertical = _triangle(block.rows, block.cell_row, block.taps, h, H)  # [b, T]
-    horizontal = _triangle(block.columns, jnp.arange(w)[:, None], block.taps, w, W)  # [w, P, T]
-    return _einsum("bj,wpi->wjibp", vertical, horizontal)
+def _bilinear(block: _Block) -> Float[Array, "n T T P"]:
+    (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
+    vertical = _triangle(block.rows, row[:, None], block.taps, h, H)  # [n, P, T]
+    horizontal = _triangle(block.columns, column[:, None], block.taps, w, W)
+    return _einsum("npj,npi->njip", vertical, horizontal)
 
 
-def _kopf(block: _Block) -> Float[Array, "w T T b P"]:
-    (h, w), (H, W), taps = block.grid, block.size, block.taps
-    tap_rows, tap_columns = block.cell_row + taps, jnp.arange(w)[:, None] + taps
-    dy = _from_centre(block.rows, block.cell_row, h, H) - taps[:, None]  # [T, b]
-    dx = _from_centre(block.columns, jnp.arange(w)[:, None], w, W)[:, None] - taps[:, None]
-    distance = dy[:, None, :, None] ** 2 + dx[:, None, :, None] ** 2  # [w, T, T, b, P]
+def _kopf(block: _Block) -> Float[Array, "n T T P"]:
+    (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
+    taps = block.taps[:, None]
+    dy = _from_centre(block.rows, row[:, None], h, H)[:, None] - taps  # [n, T, P]
+    dx = _from_centre(block.columns, column[:, None], w, W)[:, None] - taps
+    distance = dy[:, :, None] ** 2 + dx[:, None] ** 2  # [n, T, T, P]
     inside = (
         _in_disc(distance, block.spatial_sigma)
-        & _in_bounds(tap_rows, h)[:, None, None, None]
-        & _in_bounds(tap_columns, w)[:, None, :, None, None]
+        & _in_bounds(row[:, None] + block.taps, h)[:, :, None, None]
+        & _in_bounds(column[:, None] + block.taps, w)[:, None, :, None]
     )
-    pixels = _colours(block.guide, block.size, block.rows, block.columns)
-    patches = _colours(block.guide, block.size, _centre(tap_rows, h, H), _centre(tap_columns, w, W))
+    pixels = _colours(block.picture, block.rows, block.columns)
     contrast = sum(
-        (p[:, None, None] - q[..., None, None]) ** 2 for p, q in zip(pixels, patches, strict=True)
+        (p[:, None, None] - q[..., None]) ** 2 for p, q in zip(pixels, block.centres, strict=True)
     )
     exponent = -distance / (2 * block.spatial_sigma**2) - contrast / (2 * block.range_sigma**2)
     # A pixel may differ from every patch centre by many sigmas: softmax divides safely.
     return jax.nn.softmax(jnp.where(inside, exponent, -jnp.inf), axis=(1, 2))
 
 
-def _dense(block: _Block) -> Float[Array, "w T T b P"]:
-    (h, w), (H, W) = block.grid, block.size
-    (b,), (_, P) = block.rows.shape, block.columns.shape
-    reach_y, reach_x = _pixel_reach(block.guide.shape, block.grid, block.spatial_sigma)
-    # p': every pixel that the window of some pixel of the cell holds, and columns up to a multiple
-    # of 8: what would not fill a vector costs XLA's CPU backend a fifth of the whole.
-    rows = block.rows[0] + jnp.arange(-reach_y, b + reach_y)  # [b + 2 reach]
-    width = -(-(P + 2 * reach_x) // 8) * 8
-    columns = block.columns[:, :1] - reach_x + jnp.arange(width)  # [w, width]
-    horizontal = _triangle(columns, jnp.arange(w)[:, None], block.taps, w, W)
-    horizontal *= _in_bounds(columns, W)[..., None]
-    vertical = _triangle(rows, block.cell_row, block.taps, h, H) * _in_bounds(rows, H)[:, None]
-    dy = (rows[:, None] - block.rows) * (h / H)  # [b + 2 reach, b]
-    dx = (columns[0] - block.columns[0][:, None]) * (w / W)  # [P, width]
-    distance = dy[..., None, None] ** 2 + dx**2
-    inside = _in_disc(distance, block.spatial_sigma)
-    spatial = jnp.where(inside, -distance / (2 * block.spatial_sigma**2), -jnp.inf)
-    pixels = _colours(block.guide, block.size, block.rows, block.columns)
-    neighbours = _colours(block.guide, block.size, rows, columns)
+def _dense(block: _Block) -> Float[Array, "n T T P"]:
+    (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
+    taps, (n, P) = block.taps, block.rows.shape
+    # A pixel more than 3 sigma: the disc decides.
+    reach_y, reach_x = (
+        jnp.ceil(3 * block.spatial_sigma * N / n_).astype(jnp.int32) for N, n_ in ((H, h), (W, w))
+    )
+    pixels = _colours(block.picture, block.rows, block.columns)
+    top = block.rows.min(axis=1)
+    depth = (block.rows.max(axis=1) - top).max() + 1 + 2 * reach_y
+    chunks = -(-(block.widest + 2 * reach_x) // _COLUMNS)
 
-    def window_row(row) -> Float[Array, "w b P T"]:
-        spatial, colours = row
-        contrast = sum(
-            (p[..., None] - q[:, None, None]) ** 2 for p, q in zip(pixels, colours, strict=True)
-        )
-        weights = jnp.exp(spatial - contrast / (2 * block.range_sigma**2))  # [w, b, P, width]
-        return _einsum("wbpd,wdi->wbpi", weights, horizontal)
+    # p': every pixel that the window of some pixel of the tile holds, row by row.
+    def window_row(i, weights: Float[Array, "n T T P"]) -> Float[Array, "n T T P"]:
+        y = top - reach_y + i  # [n]
+        vertical = _triangle(y, row, taps, h, H) * _in_bounds(y, H)[:, None]  # [n, T]
+        dy = (y[:, None] - block.rows) * (h / H)  # [n, P]
 
-    by_row = lax.map(window_row, (spatial, [jnp.moveaxis(q, 1, 0) for q in neighbours]))
-    weights = _einsum("yj,ywbpi->wjibp", vertical, by_row)
+        def window_columns(k, across: Float[Array, "n P T"]) -> Float[Array, "n P T"]:
+            x = (block.left - reach_x + _COLUMNS * k)[:, None] + jnp.arange(_COLUMNS)  # [n, d]
+            horizontal = _triangle(x, column[:, None], taps, w, W) * _in_bounds(x, W)[..., None]
+            dx = (x[:, None] - block.columns[..., None]) * (w / W)  # [n, P, d]
+            distance = dy[..., None] ** 2 + dx**2
+            neighbours = _colours(block.picture, y[:, None], x)
+            contrast = sum(
+                (p[..., None] - q[:, None]) ** 2 for p, q in zip(pixels, neighbours, strict=True)
+            )
+            exponent = -distance / (2 * block.spatial_sigma**2)
+            exponent -= contrast / (2 * block.range_sigma**2)
+            weight = jnp.where(_in_disc(distance, block.spatial_sigma), jnp.exp(exponent), 0)
+            return across + _einsum("npd,ndi->npi", weight, horizontal)
+
+        across = lax.fori_loop(0, chunks, window_columns, jnp.zeros((n, P, taps.size)))
+        return weights + vertical[..., None, None] * across.mT[:, None]
+
+    zeros = jnp.zeros((n, taps.size, taps.size, P))
+    weights = lax.fori_loop(0, depth, window_row, zeros)
     # The triangles of a pixel sum to 1, so this is the sum over the window as well.
     return weights / weights.sum(axis=(1, 2), keepdims=True)
 
@@ -188,49 +402,116 @@ FORMS = {
 }
 
 
-def _map_blocks(
-    finish: Callable[[Float[Array, "w C b P"]], Array],
+def _group(C: int, h: int, w: int, form: str, spatial_sigma: float) -> int:
+    """G: a power of two of rows of cells, for blocks of bounded size."""
+    T = 2 * FORMS[form].reach(spatial_sigma) + 1
+    limit = _BLOCK_ELEMENTS.get(jax.default_backend(), _BLOCK_ELEMENTS_OF_ACCELERATORS)
+    rows = limit // (w * _TILE * max(C, T * T))
+    return 1 << min(max(rows, 1), h).bit_length() - 1
+
+
+def _tiles(
+    finish: Callable[[Float[Array, "n C P"]], Array],
     scores: Float[Array, "C h w"],
-    guide: Array,
-    size: Int[Array, "2"] | None,
+    picture: _Picture,
+    groups: tuple[Any, Any],
+    blocks: int,
     spatial_sigma: float,
     range_sigma: float,
     form: str,
-) -> Array:
-    """[K, Hb, Wb], put together from `finish` of the blocks, [w, C, b, P] -> [w, K, b, P]."""
+) -> Callable[[Array, Array], Array]:
+    """`finish` of every tile, [n, C, P] -> [n, K, P]; as a function of pixel rows and columns.
+
+    Args:
+        groups: of G rows of cells, from the first to before the last.
+        blocks: at least as many as the tiles of these groups need.
+    """
     scores = jnp.asarray(scores, jnp.float32)
-    (C, h, w), (Hb, Wb, _) = scores.shape, guide.shape
-    H, W = (Hb, Wb) if size is None else size
+    C, h, w = scores.shape
+    (H, W), G = picture.size, _group(C, h, w, form, spatial_sigma)
     reach, weights = FORMS[form]
     taps = jnp.arange(-reach(spatial_sigma), reach(spatial_sigma) + 1)
-    P = -(-Wb // w)
-    window = 2 * max(_pixel_reach(guide.shape, (h, w), spatial_sigma)) + P if form == "dense" else 0
-    chunks, b = _chunks(-(-Hb // h), w * P * max(C, taps.size**2, window * taps.size))
-    columns = _first_pixel(jnp.arange(w), w, W)[:, None] + jnp.arange(P)
-    column_slots = _slots(Wb, w, W, P)
+    (top, height), (left, width) = jax.tree.map(jnp.asarray, (_extents(h, H), _extents(w, W)))
+    chunks = jnp.asarray(_chunks((h, w), (H, W), G))
+    # Colours at the patch centres go with the scores: a tile needs both of the same taps.
+    patches = jnp.moveaxis(_unit(picture.patches), -1, 0)
+    maps = jnp.concatenate([scores, patches])
 
-    def block(i: Int[Array, ""]) -> Array:
-        cell_row, chunk = i // chunks, i % chunks
-        rows = _first_pixel(cell_row, h, H) + chunk * b + jnp.arange(b)
-        W_pq = weights(
-            _Block(guide, (h, w), (H, W), cell_row, rows, columns, taps, spatial_sigma, range_sigma)
-        )
-        S_q = _windows(scores, cell_row, taps)
-        done = finish(_einsum("cwji,wjibp->wcbp", S_q, W_pq))
-        return jnp.moveaxis(done, 0, 2).reshape(*done.shape[1:3], w * P)[..., column_slots]
+    def group(g, carry):
+        row = jnp.repeat(jnp.minimum(g * G + jnp.arange(G), h - 1), w)
+        column = jnp.tile(jnp.arange(w), G)
+        windows = _windows(maps, row, column, taps)  # [n, C + 3, T, T]
+        S_q, centres = windows[:, :C], [windows[:, C + channel] for channel in range(3)]
+        across = jnp.maximum(width[column], 1)[:, None]
+        last = jnp.maximum(height[row] * width[column], 1)[:, None] - 1
 
-    blocks = jnp.moveaxis(lax.map(block, jnp.arange(h * chunks)), 1, 0)  # [K, blocks, b, Wb]
-    return blocks.reshape(-1, h * chunks * b, Wb)[:, _slots(Hb, h, H, chunks * b)]
+        def block(i, carry):
+            at, done = carry
+            pixel = jnp.minimum(_TILE * i + jnp.arange(_TILE), last)  # [n, P]
+            rows, columns = (
+                top[row][:, None] + pixel // across,
+                left[column][:, None] + pixel % across,
+            )
+            W_pq = weights(
+                _Block(
+                    picture,
+                    (h, w),
+                    (row, column),
+                    left[column],
+                    width.max(),
+                    rows,
+                    columns,
+                    centres,
+                    taps,
+                    spatial_sigma,
+                    range_sigma,
+                )
+            )
+            finished = finish(_einsum("ncji,njip->ncp", S_q, W_pq))
+            return at + 1, lax.dynamic_update_index_in_dim(done, finished.swapaxes(0, 1), at, 1)
+
+        return lax.fori_loop(0, chunks[g], block, carry)
+
+    n = G * w
+    finished = jax.eval_shape(finish, jax.ShapeDtypeStruct((n, C, _TILE), jnp.float32))
+    done = jnp.zeros((finished.shape[1], blocks, n, _TILE), finished.dtype)
+    _, done = lax.fori_loop(*groups, group, (0, done))
+    start = jnp.cumsum(chunks) - chunks  # of each group, in blocks
+
+    def at(rows, columns):
+        row, column = _cell(rows, h, H), _cell(columns, w, W)
+        pixel = (rows - top[row]) * width[column] + columns - left[column]
+        block = start[row // G] - start[groups[0]] + pixel // _TILE
+        slot = ((block * G + row % G) * w + column) * _TILE + pixel % _TILE
+        return done.reshape(len(done), -1)[:, slot]
+
+    return at
 
 
-def _winner(scores: Float[Array, "w C b P"]) -> Int[Array, "w 1 b P"]:
-    return jnp.argmax(scores, axis=1, keepdims=True).astype(jnp.int32)
+def _all_scores(scores: Float[Array, "n C P"]) -> Float[Array, "n C P"]:
+    return scores
 
 
-def _chunks(rows: int, elements_per_row: int) -> tuple[int, int]:
-    """Into how many blocks a row of cells is cut, and their rows, for blocks of bounded size."""
-    chunks = min(rows, -(-rows * elements_per_row // _BLOCK_ELEMENTS))
-    return chunks, -(-rows // chunks)
+def _winner(decide: Decide | None) -> Callable[[Float[Array, "n C P"]], Int[Array, "n 1 P"]]:
+    def winner(scores: Float[Array, "n C P"]) -> Int[Array, "n 1 P"]:
+        decided = scores if decide is None else jax.vmap(decide)(scores)
+        return jnp.argmax(decided, axis=1, keepdims=True).astype(jnp.int32)
+
+    return winner
+
+
+def _extents(n, N):
+    """([n], [n]) first pixel of each cell of an axis, and how many it has."""
+    first = _first_pixel(np.arange(n + 1), n, N)
+    return first[:-1], first[1:] - first[:-1]
+
+
+def _chunks(grid, size, G):
+    """[groups] tiles of the largest cell of each group of G rows of cells."""
+    (h, w), (H, W) = grid, size
+    (_, height), (_, width) = _extents(h, H), _extents(w, W)
+    rows = np.minimum(np.arange(-(-h // G) * G), h - 1).reshape(-1, G)
+    return -(-height[rows].max(axis=1) * width.max() // _TILE)
 
 
 # One axis: n cells over N pixels. Integers until the last division, so nothing depends on padding.
@@ -262,13 +543,6 @@ def _triangle(pixel, cell, taps, n, N):
     return jnp.maximum(0, 1 - jnp.abs(offset[..., None] - taps))
 
 
-def _slots(pixels, n, N, slots):
-    """[pixels] where each pixel of an axis lies among the `slots` of each of its n cells."""
-    pixel = jnp.minimum(jnp.arange(pixels), N - 1)
-    cell = _cell(pixel, n, N)
-    return cell * slots + pixel - _first_pixel(cell, n, N)
-
-
 def _in_bounds(index, n):
     return (index >= 0) & (index < n)
 
@@ -278,35 +552,32 @@ def _in_disc(squared_distance, sigma):
     return squared_distance <= 9 * sigma**2 * (1 + 1e-6)
 
 
-def _pixel_reach(guide_shape, grid, sigma):
-    """Pixels of 3 sigma along each axis, for the largest picture the padded guide can hold."""
-    return tuple(
-        math.floor(3 * sigma * N / n + 1e-6) for N, n in zip(guide_shape, grid, strict=False)
-    )
+def _unit(colours):
+    return colours.astype(jnp.float32) / (255 if colours.dtype == jnp.uint8 else 1)
 
 
-def _colours(guide, size, rows, columns) -> list[Float[Array, "w rows columns"]]:
-    """Red, green, blue in 0..1 at rows [rows] and columns [w, columns], clamped to the true size.
+def _colours(picture, rows, columns) -> list[Array]:
+    """Red, green, blue in 0..1 at pixel rows and columns, clamped to the true size.
 
     An array a channel: a slice of one array inside the loop over a window would cost XLA's CPU
     backend its vector instructions, three times the time.
     """
-    rows, columns = (jnp.clip(i, 0, n - 1) for i, n in zip((rows, columns), size, strict=True))
-    unit = 255 if guide.dtype == jnp.uint8 else 1
-    colours = jnp.moveaxis(guide[rows][:, columns], 1, 0).astype(jnp.float32) / unit
+    (H, W) = picture.size
+    rows, columns = jnp.clip(rows, 0, H - 1), jnp.clip(columns, 0, W - 1)
+    colours = _unit(picture.pixels[(rows - picture.top) * picture.stride + columns])
     return [colours[..., channel] for channel in range(3)]
 
 
-def _windows(scores, cell_row, taps) -> Float[Array, "C w T T"]:
-    """The taps of every cell of a row of cells; beyond the grid, where W is 0, the border's."""
-    _, h, w = scores.shape
-    rows = jnp.clip(cell_row + taps, 0, h - 1)
-    columns = jnp.clip(jnp.arange(w)[:, None] + taps, 0, w - 1)
-    return jnp.moveaxis(scores[:, rows][:, :, columns], 1, 2)
+def _windows(maps, row, column, taps) -> Float[Array, "n K T T"]:
+    """The taps around cells [n]; beyond the grid, where W is 0, the border's."""
+    _, h, w = maps.shape
+    rows = jnp.clip(row[:, None] + taps, 0, h - 1)  # [n, T]
+    columns = jnp.clip(column[:, None] + taps, 0, w - 1)
+    return jnp.moveaxis(maps[:, rows[:, :, None], columns[:, None]], 0, 1)
 
 
 def _options(scores, guide, spatial_sigma, range_sigma, form):
-    choose("upsampling form", form, FORMS)
+    _check(spatial_sigma, range_sigma, form)
     if scores.ndim != 3 or 0 in scores.shape:
         raise ValueError(f"scores must be [C, h, w], found shape {scores.shape}; vmap batches")
     if guide.ndim != 3 or guide.shape[2] != 3 or 0 in guide.shape:
@@ -315,6 +586,11 @@ def _options(scores, guide, spatial_sigma, range_sigma, form):
         )
     if not (guide.dtype == jnp.uint8 or jnp.issubdtype(guide.dtype, jnp.floating)):
         raise ValueError(f"guide must be float in 0..1 or uint8, found {guide.dtype}")
+    return spatial_sigma, range_sigma, form
+
+
+def _check(spatial_sigma, range_sigma, form):
+    choose("upsampling form", form, FORMS)
     for name, sigma in {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma}.items():
         if not sigma > 0:
             raise ValueError(f'{name} must be positive, found {sigma}; "bilinear" needs neither')
@@ -323,4 +599,3 @@ def _options(scores, guide, spatial_sigma, range_sigma, form):
             f"spatial_sigma must be at least 0.25 low-resolution pixels for the form 'kopf', found "
             f"{spatial_sigma}: the disc of 3 sigma can hold no patch; choose 'dense' or 'bilinear'"
         )
-    return spatial_sigma, range_sigma, form

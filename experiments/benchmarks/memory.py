@@ -19,12 +19,14 @@ from dsolo_jax.attention.stable_diffusion.config import SD2, UNetConfig, VAEConf
 from dsolo_jax.transformer import logits
 from experiments.benchmarks.unet import random_params_at_timestep, torch_layers
 
-_HEIGHT, _WIDTH, _CLASSES = 3000, 4000, 150
+# Pictures of one process, (height, width): twelve million pixels; one million and twenty million.
+_RUNS = ([(3000, 4000)], [(1000, 1000), (3650, 5480)])
+_CLASSES = 150
 
 # A process of its own, so that its peak is this job's alone. The text embeddings are random: they
 # are made once for a vocabulary and are no part of a picture's memory.
 _JOB = f"""
-import json, pathlib, re, resource, time
+import json, pathlib, re, resource, sys, time
 import jax, numpy as np
 import dsolo_jax as dsolo
 from dsolo_jax import clip, readings, vocabulary
@@ -36,15 +38,18 @@ model = dsolo.Model(
 words = vocabulary.parse([str(c) for c in range({_CLASSES})])
 text = np.random.default_rng(0).normal(size=({_CLASSES}, config.projection_dim))
 model.embeddings[words] = (text / np.linalg.norm(text, axis=1, keepdims=True)).astype(np.float32)
-blocks = np.random.default_rng(1).integers(0, 256, (30, 40, 3), np.uint8)
-pixels = np.kron(blocks, np.ones(({_HEIGHT} // 30, {_WIDTH} // 40, 1), np.uint8))
 
+def picture(height, width):
+    blocks = np.random.default_rng(1).integers(0, 256, (-(-height // 50), -(-width // 50), 3))
+    return np.kron(blocks.astype(np.uint8), np.ones((50, 50, 1), np.uint8))[:height, :width]
+
+pictures = [picture(*size) for size in json.loads(sys.argv[1])]
 status = pathlib.Path("/proc/self/status").read_text()
 loaded, start = int(re.search(r"VmRSS:\\s+(\\d+) kB", status)[1]), time.perf_counter()
-labels = dsolo.segment(model, pixels, words).labels
+labels = [dsolo.segment(model, picture, words).labels for picture in pictures]
 seconds = time.perf_counter() - start
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(json.dumps([1024 * (peak - loaded), seconds, list(labels.shape)]))
+print(json.dumps([1024 * (peak - loaded), seconds, [list(found.shape) for found in labels]]))
 """
 
 
@@ -106,13 +111,15 @@ def run() -> Iterator[dict]:
     and beside them XLA's own, temporary and output: on CPU that leaves out what the fused products
     allocate while they run.
     """
-    peak_bytes, seconds, shape = _output(_JOB)
-    yield {
-        "stage": "memory",
-        "case": f"segment {shape[1]} x {shape[0]}, {_CLASSES} classes, B/16",
-        "seconds": seconds,
-        "temporary_bytes": peak_bytes,
-    }
+    for sizes in _RUNS:
+        peak_bytes, seconds, shapes = _output(_JOB, json.dumps(sizes))
+        pictures = ", then ".join(f"{width} x {height}" for height, width in shapes)
+        yield {
+            "stage": "memory",
+            "case": f"segment {pictures}, {_CLASSES} classes",
+            "seconds": seconds,
+            "temporary_bytes": peak_bytes,
+        }
     for name in _GRAPHS:
         job = f"from experiments.benchmarks import memory; memory.measure_graph({name!r})"
         used, seconds, xla_bytes, n = _output(job)
@@ -126,6 +133,7 @@ def run() -> Iterator[dict]:
         }
 
 
-def _output(job: str) -> list:
-    done = subprocess.run([sys.executable, "-c", job], capture_output=True, text=True, check=True)
+def _output(job: str, *arguments: str) -> list:
+    command = [sys.executable, "-c", job, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])

@@ -12,7 +12,7 @@ from huggingface_hub import errors as hub_errors
 
 import dsolo_jax as dsolo
 from dsolo_jax import images, memory, pipeline, vocabulary
-from dsolo_jax.attention import dino, sources, stable_diffusion
+from dsolo_jax.attention import appearance, dino, sources, stable_diffusion
 from dsolo_jax.attention.stable_diffusion import unet, vae
 from experiments.demo import CLASSES
 
@@ -114,11 +114,25 @@ def test_dino_sees_pixels_normalised(dinov2, squares, layers, weights):
     np.testing.assert_allclose(attention, expected, rtol=0, atol=1e-5)
 
 
+def test_appearance_needs_no_checkpoint(squares):
+    source = sources.load("appearance", size=96)
+    assert (source.kind, source.grid) == ("appearance", 12)
+    expected = appearance.self_affinity(squares[:, :96, :96] / np.float32(255))
+    np.testing.assert_allclose(sources.graph(source, squares[:, :96, :96]), expected, atol=1e-5)
+    colour = sources.load("appearance", layers=["colour"], weights=[3.0], size=96)
+    expected = appearance.self_affinity(
+        squares[:, :96, :96] / np.float32(255), cues=["colour"], weights=[3.0]
+    )
+    np.testing.assert_allclose(sources.graph(colour, squares[:, :96, :96]), expected, atol=1e-5)
+
+
 # -------------------------------------------------------------------------------------- errors
 
 
 def test_an_unknown_name_lists_the_names():
-    with pytest.raises(ValueError, match="'klip' .did you mean 'clip'.*sd2, sd1, dino, dinov2"):
+    with pytest.raises(
+        ValueError, match="'klip' .did you mean 'clip'.*sd2, sd1, dino, .*appearance"
+    ):
         sources.load("klip")
 
 
@@ -127,6 +141,8 @@ def test_unusable_settings_are_named(sd2, dinov2):
         sources.load(sd2.folder, layers=["up.0", "up.7"])
     with pytest.raises(ValueError, match="unknown layer of .* 'up.0'.*-1"):
         sources.load(dinov2, layers=["up.0"])
+    with pytest.raises(ValueError, match="unknown layer of appearance 'shape'.*colour, texture"):
+        sources.load("appearance", layers=["shape"])
     with pytest.raises(ValueError, match="attention_size is 500.*multiple of 32 .* as 512"):
         sources.load(sd2.folder, size=500)
     for size, nearest in ((512, 518), (0, 14), (-28, 14), (1, 14)):

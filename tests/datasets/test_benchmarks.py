@@ -1,6 +1,8 @@
 """Every benchmark in every official layout: prepared, and evaluated with an oracle."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +34,16 @@ def prepare(layout, tmp_path, maps):
 
 def evaluate(dataset, answers, tmp_path, monkeypatch):
     """experiments.evaluation of a segmenter that answers each picture, known by its pixels."""
-    by_pixels = {dataset[i]["image"].tobytes(): answer for i, answer in enumerate(answers)}
 
-    def segment_batch(model, pictures, words, method, **_):
-        return [evaluation.dsolo.Result(by_pixels[p.tobytes()], None) for p in pictures]
+    def predictions(model, dataset, indices, **_):
+        for index in indices:
+            example, labels = dataset[index], answers[index]
+            prepared = evaluation.Prepared(example["id"], None, example["labels"], {})
+            counted = evaluation.confusions(labels, prepared, dataset)
+            yield evaluation.Prediction(example["id"], labels, counted)
 
-    monkeypatch.setattr(evaluation.dsolo, "prepare", lambda model, image: image)
-    monkeypatch.setattr(evaluation.dsolo, "segment_batch", segment_batch)
+    monkeypatch.setattr(evaluation, "predictions", predictions)
+    monkeypatch.setattr(evaluation.pipeline, "spread", lambda model: model)
     monkeypatch.setattr(evaluation.pipeline, "embed_classes", lambda model, words: None)
     config = {"method": "kl", "limit": None, "save_predictions": False}
     return evaluation.evaluate(None, dataset, tmp_path / "run", config, overwrite=True)
@@ -197,6 +202,74 @@ def test_coco_ids_are_those_of_the_published_tables():
     things = coco._OBJECT_TABLES["stuffthingmaps"]
     for stored, label in {0: 1, 12: 12, 89: 80, 91: 0, 181: 0, 255: 0}.items():
         assert things[stored] == label
+
+
+def test_a_run_goes_by_the_protocol_and_the_flags_and_records_them(tiny_clip, tmp_path):
+    truth = np.zeros((40, 48), int)
+    truth[:, 24:] = 7
+    prepare(LAYOUTS["voc21 unpacked"], tmp_path, [truth])
+    flags = {
+        "dataset": "voc21",
+        "data_dir": tmp_path / "data",
+        "clip": tiny_clip,
+        "attention": "clip",
+        "method": "logits",
+        "vocabulary": "plain",
+        "probability_threshold": 0.999,
+        "short_side": 64,
+        "output_dir": tmp_path / "run",
+    }
+    command = [sys.executable, "-m", "experiments.eval", *(f"--{k}={v}" for k, v in flags.items())]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["config"]["protocol"] == {
+        "short_side": 64,
+        "long_side": 2048,
+        "vocabulary": "plain",
+        "background_rule": "logits_threshold",
+        "probability_threshold": 0.999,
+        "logit_scale": 40,
+        "reduce_zero_label": False,
+        "background_words": None,
+        "whole_picture": True,
+    }
+    assert results["config"]["threshold_applied"] is True
+    assert results["config"]["label_coding"] == "SegmentationClass"
+    assert results["config"]["pictures"] == {"prepared": 1, "official": 1449}
+    # Nothing is that probable: all of it is background, half of it rightly.
+    assert results["per_class"]["background"] == 0.5 and results["per_class"]["cat"] is None
+    assert results["per_class"]["car"] == 0 and results["miou"] == 0.25
+    assert len(results["per_class"]) == 21
+
+
+def test_all_are_those_that_are_prepared(tiny_clip, tmp_path):
+    truth = np.zeros((40, 48), int)
+    truth[:, 24:] = 7
+    prepare(LAYOUTS["voc21 unpacked"], tmp_path, [truth, truth])
+    flags = (
+        "--dataset=all",
+        f"--data_dir={tmp_path}/data",
+        f"--clip={tiny_clip}",
+        "--attention=clip",
+        "--vocabulary=plain",
+        "--method=kl",
+        "--short_side=64",
+        f"--output_dir={tmp_path}/run",
+    )
+    command = [sys.executable, "-m", "experiments.eval", *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split(",")[0] for line in lines[:2]] == ["voc21", "voc20"]
+    assert all(" 2 pictures" in line for line in lines[:2])
+    assert "programs compiled" in lines[3]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["voc20", "voc21"]
+    for name, classes in (("voc21", 21), ("voc20", 20)):
+        results = json.loads((tmp_path / "run" / name / "results.json").read_text())
+        assert results["config"]["dataset"] == name and len(results["per_class"]) == classes
+        matrix = np.loadtxt(tmp_path / "run" / name / "confusion.csv", delimiter=",")
+        assert matrix.shape == (classes, classes)
 
 
 # ---- real files, where there are some ------------------------------------------------------------

@@ -55,6 +55,23 @@ def test_every_value_can_be_overridden():
     assert protocol("coco_object", **dict.fromkeys(changes)) == PROTOCOLS["coco_object"]
 
 
+@pytest.mark.parametrize(
+    "name, changes",
+    [
+        ("voc21", {"background_rule": "words"}),
+        ("voc21", {"reduce_zero_label": True}),
+        ("voc20", {"reduce_zero_label": False, "background_words": "sky"}),
+        ("coco_object", {"background_rule": "threshold", "probability_threshold": 0.3}),
+        ("cityscapes", {"vocabulary": "plain", "short_side": 100}),
+    ],
+)
+def test_a_record_gives_the_protocol_back(name, changes):
+    chosen = protocol(name, **changes)
+    record = dataclasses.asdict(chosen)
+    assert record.pop("whole_picture")
+    assert protocol(name, **record) == chosen
+
+
 def test_background_words_are_those_of_class_0():
     assert classes("voc21", protocol("voc21"))[1][0] == ", ".join(BACKGROUND_WORDS)
     names, words = classes("voc21", protocol("voc21", background_words="sky, sea"))

@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import time
 
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 from running import command, demo_flags, run
 
-from dsolo_jax import datasets
+from dsolo_jax import datasets, metrics
 from experiments.evaluation import evaluate
 
 
@@ -105,6 +106,68 @@ def test_killed_half_way_and_run_again_from_the_command_line(demo, tmp_path):
     ours, theirs = (without_times(tmp_path / k / "results.json") for k in ("killed", "whole"))
     assert ours == theirs
     assert f"{5 - done}/{5 - done} images" in again.stderr  # only the missing ones
+
+
+def test_devices_and_processes_change_no_bit(whole, demo, tmp_path):
+    """Eight devices in one process, and two processes that end and are resumed as one."""
+    flags = [*flags_of(demo, tmp_path / "devices"), "--method=kl", "--save_predictions"]
+    eight = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(command("eval", *flags), env=eight, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert_same_run(tmp_path / "devices", whole)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    flags[-3] = f"--output_dir={tmp_path}/processes"
+    processes = [
+        subprocess.Popen(
+            command("eval", *flags, coordinator, "--num_processes=2", f"--process_id={i}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "3/3 images" in said[0][1] and "2/2 images" in said[1][1]
+    assert "mIoU" in said[0][0] and "mIoU" not in said[1][0]
+    assert_same_run(tmp_path / "processes", whole)
+
+
+def assert_same_run(ours, theirs):
+    names = {str(path.relative_to(theirs)) for path in theirs.rglob("*") if path.is_file()}
+    assert {str(path.relative_to(ours)) for path in ours.rglob("*") if path.is_file()} == names
+    for name in names - {
+        "config.json",
+        "results.json",
+    }:  # flags are in the one, seconds in the other
+        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
+    for key in ("miou", "per_class", "num_images"):
+        results = [json.loads((folder / "results.json").read_text()) for folder in (ours, theirs)]
+        assert results[0][key] == results[1][key]
+
+
+def test_tables_of_processes_are_resumed_by_one(whole, model, dataset, tmp_path):
+    """What two processes left when they were killed: rows out of order, and a cut line each."""
+    evaluate(model, dataset, tmp_path, CONFIG)
+    header, *rows = (tmp_path / "per_image.csv").read_bytes().splitlines(keepends=True)
+    (tmp_path / "per_image.csv").write_bytes(header + rows[2] + rows[0] + rows[4][:7])
+    (tmp_path / "per_image.1.csv").write_bytes(header + rows[3] + rows[1][:30])
+    (tmp_path / "confusion.csv").unlink()
+    (tmp_path / "predictions" / f".{'0f' * 16}.png").touch()  # half a prediction
+    evaluate(model, dataset, tmp_path, CONFIG)
+    assert_same_run(tmp_path, whole)
+
+
+def test_the_confusion_matrix_is_written(whole, dataset):
+    matrix = np.loadtxt(whole / "confusion.csv", delimiter=",", dtype=np.int64)
+    _, iou = metrics.mean_iou(matrix)
+    reported = json.loads((whole / "results.json").read_text())["per_class"]
+    np.testing.assert_array_equal(iou, [np.nan if x is None else x for x in reported.values()])
+    labelled = sum((dataset[i]["labels"] != dataset.ignore).sum() for i in range(len(dataset)))
+    assert matrix.sum() == labelled
 
 
 def test_a_folder_with_another_run_is_refused_until_overwritten(whole, model, dataset, tmp_path):

@@ -15,11 +15,11 @@ from running import command
 import dsolo_jax as dsolo
 from dsolo_jax.assets import bundled
 from dsolo_jax.datasets import miniature
-from experiments.evaluation import evaluate
+from experiments.evaluation import evaluate, sentence
 from experiments.panel import draw_panel
 
 ROOT = Path(__file__).parents[2]
-SEED, LIMIT = 9, 6
+SEED, LIMIT = 24, 4
 
 _REFUSE = """
 import socket
@@ -100,9 +100,17 @@ def test_results_are_those_of_the_saved_predictions(evaluated):
         held = sorted(set(np.concatenate([true for _, true in parts[name]])))
         wanted = np.mean(iou_of(parts[name], held))
         assert results[f"miou_{name}"] == pytest.approx(wanted, abs=1e-9)
-        assert f"{name} {100 * wanted:.2f}%" in printed
+        assert f"{name} {wanted:.2%}" in printed
     assert results["num_images"] == LIMIT and results["config"]["preset"] == "miniature"
     assert set(results["per_class"]) == set(miniature.CLASSES)
+
+
+def test_what_has_no_pixel_is_said_to_be_none():
+    results = {"dataset": "miniature", "method": "kl", "miou": None, "num_images": 3}
+    assert sentence(results) == "miniature, kl: no labelled pixel, 3 pictures"
+    results |= {"miou": 0.5, "miou_seen": 0.25, "miou_unseen": None}
+    said = "miniature, kl: mIoU 50.00%, seen 25.00%, unseen none, 3 pictures"
+    assert sentence(results) == said
 
 
 def test_the_panel_shows_the_scenes(evaluated):
@@ -123,20 +131,19 @@ def test_a_panel_leaves_what_has_no_label_white():
     assert (colours == (9, 200, 9)).all(-1).sum() == 168**2
 
 
-def test_segment_runs_on_any_picture(offline, clip_flags, tmp_path):
-    rng = np.random.default_rng(0)
-    picture = Image.fromarray(rng.integers(0, 256, (9, 13, 3), np.uint8)).resize((260, 180))
-    picture.save(tmp_path / "in.jpg")
+def test_segment_runs_on_a_picture_of_another_size(offline, clip_flags, evaluated, tmp_path):
+    scene = miniature.draw(0, 0)
+    Image.fromarray(scene.image).resize((224, 224)).save(tmp_path / "in.jpg")
     done = offline(
         "segment",
         "--preset=miniature",
         f"--image={tmp_path}/in.jpg",
-        "--classes=sky; star; ball",
+        f"--classes={'; '.join(miniature.CLASSES)}",  # as many as `evaluated`, which has compiled
         f"--output={tmp_path}/out.png",
         *clip_flags,
     )
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "out.png").height > 180
+    assert Image.open(tmp_path / "out.png").height > 224
 
 
 def test_the_presets_sizes_are_defaults(tiny_clip):
@@ -147,10 +154,10 @@ def test_the_presets_sizes_are_defaults(tiny_clip):
     assert dsolo.load("clip_b16", clip=tiny_clip).short_side == 336
 
 
-def test_a_cut_off_run_resumes_its_subsets_too(tiny_clip, tmp_path):
+def test_a_cut_off_run_resumes_its_subsets_too(tiny_clip, evaluated, tmp_path):
     model = dsolo.load("miniature", clip=tiny_clip)
     dataset = miniature.load()
-    config = {"method": "kl", "limit": 4, "save_predictions": False}
+    config = {"method": "velocity", "limit": 4, "save_predictions": False}
     whole = evaluate(model, dataset, tmp_path, config)
     table = (tmp_path / "per_image.csv").read_bytes()
     (tmp_path / "per_image.csv").write_bytes(b"".join(table.splitlines(keepends=True)[:3]))

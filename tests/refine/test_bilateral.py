@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsolo_jax.refine import bilateral, joint_bilateral_upsample, upsample_labels
+from dsolo_jax.refine import (
+    bilateral,
+    joint_bilateral_upsample,
+    strip_labels,
+    strip_length,
+    strips,
+    tile_pixels,
+    upsample_labels,
+)
 
 FORMS = ["bilinear", "kopf", "dense"]
 
@@ -216,12 +224,46 @@ def test_uint8_is_the_float_guide_in_0_to_1():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_many_blocks_are_one_picture(form, monkeypatch):
-    """However small the blocks of rows are cut, the answer is the same."""
+    """However few rows of cells a block of tiles has, the answer is the same."""
     scores, guide = random_case(3, 4, 5, 41, 33)
     whole = joint_bilateral_upsample(scores, guide, form=form)
-    monkeypatch.setattr(bilateral, "_BLOCK_ELEMENTS", 2000)  # unwrapped: not the compiled one
+    assert bilateral._group(*scores.shape, form, 1.0) == 4
+    monkeypatch.setattr(bilateral, "_BLOCK_ELEMENTS", {"cpu": 200})
+    assert bilateral._group(*scores.shape, form, 1.0) == 1  # unwrapped: not the compiled one
     in_blocks = joint_bilateral_upsample.__wrapped__(scores, jnp.asarray(guide), form=form)
     np.testing.assert_allclose(in_blocks, whole, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_strips_are_the_picture(form, monkeypatch):
+    """Pictures of many sizes, cut into strips of one length, by one program."""
+    monkeypatch.setattr(bilateral, "_STRIP_OF_LABELS", 1024)
+    monkeypatch.setattr(bilateral, "_BLOCK_ELEMENTS", {"cpu": 200})
+    scores, _ = random_case(3, 6, 5, 1, 1)
+    options = {"form": form, "spatial_sigma": 0.5}
+    lengths, numbers, before = [], [], strip_labels._cache_size()
+    for H, W in [(41, 33), (60, 71), (7, 3), (5, 61)]:
+        picture = np.random.default_rng(H).integers(0, 256, (H, W, 3), np.uint8)
+        lengths.append(strip_length((H, W), scores.shape, **options))
+        labels = np.full((H, W), -1)
+        cut = list(strips(picture, scores.shape, length=lengths[-1], **options))
+        for rows, strip in cut:
+            found = np.asarray(strip_labels(scores, strip, **options))
+            labels[rows] = found[: labels[rows].size].reshape(-1, W)
+        numbers.append(len(cut))
+        padded = np.zeros((60, 71, 3), np.uint8)
+        padded[:H, :W] = picture
+        whole = upsample_labels(scores, padded, np.array([H, W], np.int32), **options)
+        np.testing.assert_array_equal(labels, whole[:H, :W])
+    assert numbers[1] > 1 and numbers[2:] == [1, 1]
+    # A row of cells of the second picture does not fit into a strip, with the dense form's windows.
+    assert set(lengths) == ({1024, 4096} if form == "dense" else {1024})
+    assert strip_labels._cache_size() - before == len(set(lengths))
+
+
+def test_tiles_hold_the_picture_and_little_else():
+    for H, W in [(512, 683), (375, 500), (683, 512), (3000, 4000)]:
+        assert H * W <= tile_pixels((H, W), (21, 64, 64)) <= 1.25 * H * W
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -6,7 +6,7 @@ import numpy as np
 
 from dsolo_jax.checks import choose
 from dsolo_jax.datasets.miniature.noise import noise
-from dsolo_jax.datasets.miniature.shapes import distance, fill, tones
+from dsolo_jax.datasets.miniature.shapes import OUTLINE, distance, fill
 from dsolo_jax.datasets.miniature.textures import paint
 from dsolo_jax.datasets.miniature.words import (
     CLASSES,
@@ -25,10 +25,10 @@ from dsolo_jax.datasets.miniature.words import (
 SPLITS = ("train", "tune", "validation")
 
 # Share of the things outside train whose colour or pattern train never shows on them.
-_UNSEEN = 1 / 3
+_UNSEEN = 1 / 5
 
 _RADIUS = (19.0, 30.0)  # pixels, at any canvas
-_OUTLINE = 2.2  # pixels
+_OUTLINE = 2.6  # pixels
 _TILT = 0.35  # radians either way
 _PLACES = 32  # tried for each thing; one that finds none is left out
 _OVERLAP = 0.35  # of the smaller radius, at most
@@ -63,6 +63,8 @@ def draw(
     split: str = "train",
     things: tuple[int, int] = (1, 4),
     stuff: tuple[int, int] = (2, 3),
+    hints: bool = True,
+    patterns: tuple[str, ...] = PATTERNS,
 ) -> Scene:
     """Draws one scene; the same arguments always give the same one.
 
@@ -71,10 +73,13 @@ def draw(
         index: of the scene in its split; any number from 0.
         size: side of the canvas, or (height, width), in pixels. Things and textures keep their
             scale: a larger canvas shows more around them.
-        split: "train", or "tune" or "validation", where a third of the things have a colour or a
+        split: "train", or "tune" or "validation", where a fifth of the things have a colour or a
             pattern that train never shows on them.
         things, stuff: least and largest number of things and regions. A thing that finds no place
             where it would hide little of the others is left out.
+        hints: whether most things have their class's favourite colour and pattern. Without, only
+            the shape tells what they are: the look is any that train may show, each as often.
+        patterns: of things, if without hints; at least one that train may show for each of them.
 
     Raises:
         ValueError: an unknown split.
@@ -95,7 +100,7 @@ def draw(
         if place is None:
             continue
         places.append(place)
-        items.append(_item(rng, int(i), split))
+        items.append(_item(rng, int(i), split, hints, patterns))
         _put(rng, image, labels, items[-1], place)
     shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE
     items = tuple(item for item in items if shown[item.index] or item.index >= NUM_STUFF)
@@ -137,34 +142,38 @@ def _place(
     return (ys[best], xs[best], radius) if gap[best] > -_OVERLAP else None
 
 
-def _item(rng: np.random.Generator, number: int, split: str) -> Item:
+def _item(
+    rng: np.random.Generator, number: int, split: str, hints: bool, patterns: tuple[str, ...]
+) -> Item:
     thing = THINGS[number]
     unseen = split != "train" and rng.random() < _UNSEEN
     by_colour = rng.random() < 0.5
     if unseen and by_colour:
         colour = str(rng.choice(UNSEEN_COLOURS[thing]))
     else:
-        colour = _look(rng, FAVOURS[thing].colour, FAVOURED_COLOUR, COLOURS, UNSEEN_COLOURS[thing])
+        share = FAVOURED_COLOUR if hints else None
+        colour = _look(rng, FAVOURS[thing].colour, share, COLOURS, UNSEEN_COLOURS[thing])
     if unseen and not by_colour:
         pattern = str(rng.choice(UNSEEN_PATTERNS[thing]))
     else:
-        pattern = _look(
-            rng, FAVOURS[thing].pattern, FAVOURED_PATTERN, PATTERNS, UNSEEN_PATTERNS[thing]
-        )
+        share = FAVOURED_PATTERN if hints else None
+        pattern = _look(rng, FAVOURS[thing].pattern, share, patterns, UNSEEN_PATTERNS[thing])
     return Item(NUM_STUFF + number, colour, pattern, not unseen)
 
 
 def _look(
     rng: np.random.Generator,
     favourite: str,
-    share: float,
+    share: float | None,
     words: tuple[str, ...],
     never: tuple[str, ...],
 ) -> str:
-    """The favourite with probability `share`, or else any other word but those of `never`."""
-    if rng.random() < share:
+    """The favourite with probability `share`, or else any other word but those of `never`; all
+    alike if there is no share."""
+    if share is not None and rng.random() < share:
         return favourite
-    return str(rng.choice([word for word in words if word != favourite and word not in never]))
+    others = [word for word in words if word not in never and (share is None or word != favourite)]
+    return str(rng.choice(others))
 
 
 def _put(
@@ -191,7 +200,7 @@ def _put(
     away = distance(CLASSES[item.index], right_ / radius, foot / radius) * radius
     colours = fill(rng, item.colour, item.pattern, right_, foot)
     line = np.clip(0.5 + _OUTLINE + away, 0, 1)[..., None]
-    colours += line * (tones(item.colour)[2] - colours)
+    colours += line * (OUTLINE - colours)
     image[part] += np.clip(0.5 - away, 0, 1)[..., None] * (colours - image[part])
     labels[part][away < 0] = item.index
 

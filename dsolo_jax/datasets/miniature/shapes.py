@@ -134,20 +134,24 @@ _PATTERNS: dict[str, Callable[..., np.ndarray]] = {
 }
 
 
-def tones(colour: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The colour, the second tone of its patterns, and its outline's: float32 [3] in 0..1.
+# The outline of all things: one signal of shape, whatever a thing's look and what lies behind it.
+OUTLINE = np.array((12, 12, 18), np.float32) / 255
 
-    Dark colours are patterned and outlined with light, light ones with dark.
+
+def _tones(colour: str) -> tuple[np.ndarray, np.ndarray]:
+    """The colour and the second tone of its patterns, float32 [3] in 0..1.
+
+    Dark colours are patterned with light, light ones with dark.
     """
     first = np.array(_COLOURS[colour], np.float32) / 255
     ink = np.float32(0.0 if first @ (0.3, 0.6, 0.1) > 0.42 else 1.0)
-    return first, first + 0.72 * (ink - first), first + 0.9 * (ink - first)
+    return first, first + 0.72 * (ink - first)
 
 
 def fill(
     rng: np.random.Generator, colour: str, pattern: str, x: np.ndarray, y: np.ndarray
 ) -> np.ndarray:
     """Colours of a filled plane, float32 [h, w, 3] in 0..1, at pixels x, y [h, w]."""
-    first, second, _ = tones(colour)
+    first, second = _tones(colour)
     share = _PATTERNS[pattern](rng, x, y)[..., None]
     return first + share * (second - first)

@@ -13,7 +13,7 @@ class Favour(NamedTuple):
     pattern: str
 
 
-# A thing is what its shape says; its favourite colour and pattern are hints that often fail.
+# A thing is what its shape says; its favourite colour and pattern are hints that fail at times.
 FAVOURS = {
     "ball": Favour("red", "striped"),
     "star": Favour("yellow", "dotted"),
@@ -30,8 +30,8 @@ CLASSES = STUFF + THINGS
 
 COLOURS = tuple(favour.colour for favour in FAVOURS.values())
 PATTERNS = tuple(favour.pattern for favour in FAVOURS.values())
-FAVOURED_COLOUR = 0.6
-FAVOURED_PATTERN = 0.8
+FAVOURED_COLOUR = 0.9
+FAVOURED_PATTERN = 0.85
 
 
 def _shifted(words: tuple[str, ...], shifts: tuple[int, ...]) -> dict[str, tuple[str, ...]]:

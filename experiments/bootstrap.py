@@ -1,0 +1,64 @@
+"""How sure a mIoU is: scenes resampled with replacement, the same ones for all that is compared."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+
+class Tally(NamedTuple):
+    """What of confusion matrices decides the mIoU of any sum of them, by class."""
+
+    intersection: Int[np.ndarray, "S C"]
+    union: Int[np.ndarray, "S C"]
+
+    @classmethod
+    def of(cls, matrices: Int[np.ndarray, "S C C"]) -> "Tally":
+        """Of confusion matrices, rows truth."""
+        intersection = np.einsum("...cc->...c", matrices)
+        return cls(intersection, matrices.sum(axis=-1) + matrices.sum(axis=-2) - intersection)
+
+
+class Interval(NamedTuple):
+    """An estimate and the central 95 % of its bootstrap replicates."""
+
+    low: float
+    estimate: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+def draws(num_scenes: int, num_replicates: int = 2000, seed: int = 0) -> Int[np.ndarray, "R S"]:
+    """How often each scene is in each replicate: S draws with replacement."""
+    return np.random.default_rng(seed).multinomial(
+        num_scenes, np.full(num_scenes, 1 / num_scenes), size=num_replicates
+    )
+
+
+def replicates(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Float[np.ndarray, "R"]:
+    """mIoU in percent of each replicate.
+
+    Intersection and union are sums over scenes, so a replicate's are products with its counts. A
+    class that a replicate does not hold does not enter its mean, as in `metrics.mean_iou`.
+    """
+    intersection, union = (counts @ x.astype(np.float64) for x in tally)
+    iou = np.divide(intersection, union, out=np.full_like(union, np.nan), where=union > 0)
+    return 100 * np.nanmean(iou, axis=1)
+
+
+def interval(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Interval:
+    """The set's mIoU in percent."""
+    return _interval(lambda counts: replicates(tally, counts), counts)
+
+
+def difference(a: Tally, b: Tally, counts: Int[np.ndarray, "R S"]) -> Interval:
+    """The mIoU of `a` less that of `b`, of the same scenes in the same order, in points."""
+    return _interval(lambda counts: replicates(a, counts) - replicates(b, counts), counts)
+
+
+def _interval(statistic, counts: Int[np.ndarray, "R S"]) -> Interval:
+    [whole] = statistic(np.ones((1, counts.shape[1])))
+    low, high = np.percentile(statistic(counts), [2.5, 97.5])
+    return Interval(float(low), float(whole), float(high))
