@@ -50,7 +50,7 @@ class Phase(NamedTuple):
 _WHOLE = Canvas(contrastive.SIZE, (1, 4), (2, 3))
 _PHASES = (
     Phase(Canvas(56, (1, 1), (1, 1)), scenes=40000, steps=350, batch=128),
-    Phase(_WHOLE, scenes=24000, steps=1500, batch=64),
+    Phase(_WHOLE, scenes=24000, steps=900, batch=64),
 )
 _WARM, _COOL = 100, 0.4  # steps of rising rate; share of all steps over which it falls to _LAST
 _LAST = 0.02
@@ -61,6 +61,7 @@ _PROMPT = 16  # tokens of the longest prompt
 _VOCABULARY = 1200  # tokens, at most
 _READ = 1500  # scenes whose sentences the tokenizer is made from
 _HELD_OUT = 256  # scenes of the split tune that are looked at while training
+_MEASURED = {"tune": 256, "validation": 512}  # scenes, at the end
 
 _CARD = """---
 license: apache-2.0
@@ -93,8 +94,13 @@ things have a colour or a pattern that train never shows on them.
 
 
 def main() -> None:
-    folder, seed = Path(_OUTPUT_DIR.value).expanduser(), _SEED.value
-    phases = [_shortened(phase, _SHARE.value) for phase in _PHASES]
+    folder = Path(_OUTPUT_DIR.value).expanduser()
+    print(train(folder, _SEED.value, _SHARE.value, _EVERY.value))
+
+
+def train(folder: Path, seed: int, share: float, every: int) -> str:
+    """Trains, or goes on; writes folder/clip and returns its model card."""
+    phases = [_shortened(phase, share) for phase in _PHASES]
     size = _write_tokenizer(folder / "clip", seed)
     config = contrastive.config(size)
     tokenize = clip.load_tokenizer(folder / "clip", contrastive.LENGTH)
@@ -106,25 +112,25 @@ def main() -> None:
     held_out = retrieval.examples(seed, "tune", _WHOLE, _HELD_OUT)
 
     def report(params) -> dict[str, float]:
-        _export(folder / "clip", config, params)
         return retrieval.report(params, config, held_out, tokenize)
 
     start = contrastive.init(config, np.asarray(data[0].images[:256]), jax.random.key(seed))
-    loop.train(
+    params = loop.train(
         partial(contrastive.loss, config=config),
         start,
         contrastive.optimizer(partial(_rate, steps=steps)),
         partial(_batch, phases=phases, data=data, tokenize=tokenize, seed=seed),
         steps,
         folder / "training.safetensors",
-        every=_EVERY.value,
+        every=every,
         report=report,
     )
+    _export(folder / "clip", config, params)
     _write_log(folder / "training.jsonl", folder / "clip" / "training.csv")
-    card = _card(folder / "clip", phases, seed)
+    card = _card(folder / "clip", phases, seed, share)
     with atomic(folder / "clip" / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
-    print(card)
+    return card
 
 
 def _shortened(phase: Phase, share: float) -> Phase:
@@ -193,12 +199,12 @@ def _write_log(source: Path, target: Path) -> None:
         writer.writerows({k: round(v, 4) for k, v in line.items()} for line in lines)
 
 
-def _card(folder: Path, phases: Sequence[Phase], seed: int) -> str:
+def _card(folder: Path, phases: Sequence[Phase], seed: int, share: float) -> str:
     """The model card, with what the exported weights reach."""
     config, params = clip.load(folder)
     tokenize = clip.load_tokenizer(folder, config.text.max_position_embeddings)
     rows = []
-    for split, count in (("tune", 256), ("validation", 512)):
+    for split, count in _MEASURED.items():
         given = retrieval.examples(seed, split, _WHOLE, count)
         values = retrieval.report(params, config, given, tokenize).values()
         rows.append(f"| {split} | {count} | {' | '.join(f'{value:.3f}' for value in values)} |")
@@ -208,7 +214,7 @@ def _card(folder: Path, phases: Sequence[Phase], seed: int) -> str:
     ]
     return _CARD.format(
         classes=len(given.present[0]),
-        flags=f"--seed={seed} --share={_SHARE.value:g}",
+        flags=f"--seed={seed}" + (f" --share={share:g}" if share < 1 else ""),
         phases="; ".join(described),
         parameters=sum(leaf.size for leaf in flatten(params).values()),
         seed=seed,

@@ -8,8 +8,6 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +19,6 @@ from dsolo_jax.progress import progress
 
 MARGIN = 8  # pixels a kept picture is larger than what is cut from it at random
 CAPTIONS = 6  # kept for each scene
-_CHUNK = 250
 
 
 class Canvas(NamedTuple):
@@ -71,18 +68,12 @@ def sentences(
     return scene.image, miniature.captions(scene, rng, CAPTIONS)
 
 
-def _chunk(seed: int, canvas: Canvas, indices: range) -> tuple[np.ndarray, list[list[str]]]:
-    images, texts = zip(*(sentences(seed, index, canvas) for index in indices), strict=True)
-    return np.stack(images), list(texts)
-
-
 def load(
     folder: Path,
     seed: int,
     canvas: Canvas,
     count: int,
     tokenize: Callable[[Sequence[str]], Int[np.ndarray, "Q L"]],
-    processes: int = 2,
 ) -> Captioned:
     """`count` scenes of a canvas, drawn and kept in `folder` the first time, then memory-mapped."""
     target = folder / f"{seed}_{canvas.size}_{count}"
@@ -90,7 +81,7 @@ def load(
         temporary = folder / f".{uuid.uuid4().hex}"
         temporary.mkdir(parents=True)
         try:
-            _write(temporary, seed, canvas, count, tokenize, processes)
+            _write(temporary, seed, canvas, count, tokenize)
             temporary.rename(target)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -98,30 +89,22 @@ def load(
     return Captioned(*arrays, nouns=tuple((target / "nouns.txt").read_text().split()))
 
 
-def _write(folder, seed, canvas, count, tokenize, processes) -> None:
+def _write(folder, seed, canvas, count, tokenize) -> None:
     side = canvas.size + MARGIN
     images = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, 3)
     )
-    chunks = [range(i, min(i + _CHUNK, count)) for i in range(0, count, _CHUNK)]
     tokens, nouns = [], []
-    with ProcessPoolExecutor(processes) as pool:
-        drawn = pool.map(partial(_chunk, seed, canvas), chunks)
-        what = f"scenes of {canvas.size} pixels"
-        for indices, (pictures, texts) in zip(
-            chunks, progress(drawn, len(chunks), what, unit=f"x {_CHUNK} scenes"), strict=True
-        ):
-            images[indices.start : indices.stop] = pictures
-            rows = tokenize([text for scene in texts for text in scene])
-            tokens.append(rows.reshape(len(texts), CAPTIONS, -1).astype(np.int16))
-            nouns += [[enumerated(text) for text in scene] for scene in texts]
+    for i in progress(range(count), count, f"scenes of {canvas.size} pixels", unit="scenes"):
+        images[i], texts = sentences(seed, i, canvas)
+        tokens.append(tokenize(texts).astype(np.int16))
+        nouns.append([enumerated(text) for text in texts])
     images.flush()
     vocabulary = sorted({noun for scene in nouns for caption in scene for noun in caption})
     named = [[any(noun in caption for caption in scene) for noun in vocabulary] for scene in nouns]
-    longest = max(rows.shape[-1] for rows in tokens)
-    ends = [((0, 0), (0, 0), (0, longest - rows.shape[-1])) for rows in tokens]
-    tokens = [np.pad(rows, end, mode="edge") for rows, end in zip(tokens, ends, strict=True)]
-    np.save(folder / "tokens.npy", np.concatenate(tokens))
+    longest = max(rows.shape[1] for rows in tokens)
+    tokens = [np.pad(rows, ((0, 0), (0, longest - rows.shape[1])), mode="edge") for rows in tokens]
+    np.save(folder / "tokens.npy", np.stack(tokens))
     np.save(folder / "members.npy", np.array([[len(c) for c in s] for s in nouns], np.int8))
     np.save(folder / "named.npy", np.array(named))
     (folder / "nouns.txt").write_text("\n".join(vocabulary))

@@ -1,0 +1,226 @@
+"""How the miniature CLIP is trained: what it is told, what is minimised, and what is written."""
+
+import csv
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsolo_jax import clip, images
+from dsolo_jax.checkpoints import flatten
+from dsolo_jax.clip import ClipConfig, TextConfig, VisionConfig
+from dsolo_jax.datasets import miniature
+from experiments import train_miniature
+from experiments.train_miniature import Phase
+from experiments.training import captioned, contrastive, retrieval
+from experiments.training.captioned import Canvas
+
+WHOLE = Canvas(112, (1, 4), (2, 3))
+
+
+def config(vocabulary=40):
+    return ClipConfig(
+        VisionConfig(32, 64, 1, 2, image_size=112, patch_size=8),
+        TextConfig(vocabulary, 32, 64, 1, 2, 48, eos_token_id=vocabulary - 1),
+        projection_dim=16,
+    )
+
+
+@pytest.fixture(scope="module")
+def params():
+    pictures = np.stack([miniature.draw(0, i, 56).image for i in range(4)])
+    return contrastive.init(config(), pictures, jax.random.key(0))
+
+
+# ---------------------------------------------------------------------------------- the captions
+
+
+@pytest.mark.parametrize(
+    ("caption", "nouns"),
+    [
+        ("a photo of a red star, sand and a ball.", ["star", "sand", "ball"]),
+        ("an arrow and snow in the scene.", ["arrow", "snow"]),
+        ("a photo of a red star.", []),
+        ("a black and white photo of the heart.", []),
+    ],
+)
+def test_nouns_are_the_members_of_an_enumeration(caption, nouns):
+    assert captioned.enumerated(caption) == nouns
+
+
+def test_what_captions_enumerate_is_in_the_picture():
+    told = 0
+    for i in range(40):
+        scene = miniature.draw(3, i, 48)
+        present = {miniature.CLASSES[item.index] for item in scene.items}
+        texts = miniature.captions(scene, np.random.default_rng(i), 6)
+        nouns = {noun for text in texts for noun in captioned.enumerated(text)}
+        assert nouns <= present
+        told += nouns == present
+    assert told > 30
+
+
+# ------------------------------------------------------------------------------------ the losses
+
+
+def test_contrast_of_different_sentences_is_clips():
+    torch = pytest.importorskip("torch")
+    logits = np.random.default_rng(0).standard_normal((6, 6)).astype(np.float32)
+    given = torch.tensor(logits)
+    cross_entropy = torch.nn.functional.cross_entropy
+    wanted = (cross_entropy(given, torch.arange(6)) + cross_entropy(given.T, torch.arange(6))) / 2
+    found = contrastive.contrast(jnp.asarray(logits), jnp.eye(6, dtype=bool))
+    np.testing.assert_allclose(found, wanted.item(), rtol=1e-5)
+
+
+def test_equal_sentences_are_no_one_s_mistake():
+    """Two pictures of one sentence: the loss is least where both are equally near to it."""
+    same = jnp.array([[True, True, False], [True, True, False], [False, False, True]])
+    apart = 20.0 * jnp.eye(3)
+    together = jnp.where(same, 20.0, 0.0)
+    assert contrastive.contrast(together, same) == pytest.approx(np.log(2) * 2 / 3, abs=1e-4)
+    assert contrastive.contrast(apart, same) > 5
+
+
+def test_naming_is_the_likelihood_of_what_is_named():
+    random = np.random.default_rng(0)
+    logits, named = random.standard_normal((5, 4)), random.random((5, 4)) < 0.4
+    named[2] = False  # a picture whose captions enumerate nothing: it says nothing
+    named[[0, 1, 3, 4], 0] = True
+    chance = 1 / (1 + np.exp(-logits))
+    likelihood = np.where(named, chance, 1 - chance)[[0, 1, 3, 4]]
+    found = contrastive.naming(jnp.asarray(logits), jnp.asarray(named))
+    np.testing.assert_allclose(found, -np.log(likelihood).sum(axis=1).mean(), rtol=1e-5)
+
+
+def test_the_gradient_reaches_every_parameter(params):
+    random = np.random.default_rng(0)
+    batch = contrastive.Batch(
+        random.integers(0, 255, (4, 56, 56, 3)).astype(np.uint8),
+        np.ones((4, 3), np.float32),
+        np.array([3, 5]),
+        random.integers(0, 40, (4, 8)),
+        random.integers(0, 40, (5, 8)),
+        np.eye(4, 5, dtype=bool),
+    )
+    gradient = flatten(jax.grad(contrastive.loss)(params, batch, config()))
+    assert all(np.isfinite(leaf).all() for leaf in gradient.values())
+    still = [path for path, leaf in gradient.items() if not np.abs(leaf).max() > 0]
+    # Softmax takes no notice of what all keys share.
+    assert all(path.endswith("key/bias") for path in still), still
+
+
+# ---------------------------------------------------------------------------------- the pictures
+
+
+def normalised(pictures):
+    return jnp.asarray(np.stack([images.normalise(picture) for picture in pictures]))
+
+
+def test_a_whole_scene_is_embedded_as_by_the_library(params):
+    pictures = np.stack([miniature.draw(0, i).image for i in range(2)])
+    wanted = clip.encode_image(params, config(), normalised(pictures)).pooled
+    wanted /= jnp.linalg.norm(wanted, axis=-1, keepdims=True)
+    found = contrastive.embed_pictures(params, pictures, config())
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_small_picture_has_the_positions_at_its_corner(params):
+    pictures, (row, column) = np.stack([miniature.draw(0, 0, 40).image]), (6, 2)
+    table = np.asarray(params["vision"]["positions"])
+    cut = [1 + 14 * (row + i) + column + j for i in range(5) for j in range(5)]
+    vision = dict(params["vision"], positions=jnp.asarray(table[[0, *cut]]))
+    vision_config = dataclasses.replace(config().vision, image_size=40)
+    small = dataclasses.replace(config(), vision=vision_config)
+    wanted = clip.encode_image(dict(params, vision=vision), small, normalised(pictures)).pooled
+    found = contrastive.embed_pictures(params, pictures, config(), (row, column))
+    np.testing.assert_allclose(found, wanted / jnp.linalg.norm(wanted), atol=1e-5)
+    elsewhere = contrastive.embed_pictures(params, pictures, config(), (0, 0))
+    assert np.abs(elsewhere - found).max() > 1e-3
+
+
+def test_patches_start_uncorrelated(params):
+    pictures = np.stack([miniature.draw(0, i, 56).image for i in range(4)])
+    kernel = params["vision"]["patch_kernel"].reshape(192, -1)
+    embedded = clip.patchify(normalised(pictures), 8).reshape(-1, 192) @ kernel
+    spread = np.cov(np.asarray(embedded), rowvar=False)
+    assert np.abs(spread - np.diag(np.diag(spread))).max() < 0.15
+    assert (np.diag(spread) > 0.5).all()
+
+
+# -------------------------------------------------------------------------------- the measurement
+
+
+def test_precision_is_the_mean_share_down_to_each_true_one():
+    scores, true = np.array([0.9, 0.1, 0.8, 0.3]), np.array([True, True, False, False])
+    assert retrieval.precision(scores, true) == pytest.approx((1 / 1 + 2 / 4) / 2)
+    everywhere = np.ones((4, 1), bool)
+    both = np.stack([scores, -scores], 1), np.stack([true, ~true], 1)
+    by_hand = (0.75 + (1 / 2 + 2 / 3) / 2) / 2
+    assert retrieval.mean_precision(*both, np.ones((4, 2), bool)) == pytest.approx(by_hand)
+    # Left out of a ranking: the picture that stood between.
+    asked = everywhere & (np.arange(4) != 2)[:, None]
+    found = retrieval.mean_precision(scores[:, None], true[:, None], asked)
+    assert found == pytest.approx((1 + 2 / 3) / 2)
+
+
+def test_recall_takes_equal_captions_for_equally_right():
+    similar = np.array([[0.9, 0.1, 0.0], [0.8, 0.1, 0.3], [0.0, 0.2, 0.7]])
+    assert retrieval.recall(similar, ["a", "b", "c"]) == pytest.approx((2 / 3, 2 / 3))
+    assert retrieval.recall(similar, ["a", "a", "c"]) == pytest.approx((1, 2 / 3))
+
+
+# ------------------------------------------------------------------------------------- the driver
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of few steps of a tiny network: its folder, its card, and the batches it saw."""
+    folder, seen = tmp_path_factory.mktemp("trained"), []
+    phases = (
+        Phase(Canvas(56, (1, 1), (1, 1)), scenes=12, steps=3, batch=4),
+        Phase(WHOLE, scenes=12, steps=2, batch=4),
+    )
+    batch = train_miniature._batch
+
+    def watched(*args, **kwargs):
+        seen.append((batch(*args, **kwargs), batch(*args, **kwargs)))
+        return seen[-1][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_miniature, "_PHASES", phases)
+        patch.setattr(train_miniature, "_WHOLE", WHOLE)
+        patch.setattr(train_miniature, "_READ", 20)
+        patch.setattr(train_miniature, "_HELD_OUT", 20)
+        patch.setattr(train_miniature, "_MEASURED", {"tune": 20, "validation": 30})
+        patch.setattr(train_miniature, "_batch", watched)
+        patch.setattr(train_miniature, "_PROMPT", 40)
+        patch.setattr(contrastive, "config", config)
+        card = train_miniature.train(folder, seed=1, share=1.0, every=2)
+    return folder, card, seen
+
+
+def test_a_batch_is_a_function_of_its_step(trained):
+    _, _, seen = trained
+    assert len(seen) == 5
+    for first, again in seen:
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+    sides = [batch.pictures.shape[1] for batch, _ in seen]
+    assert sides == [56, 56, 56, 112, 112]
+    assert not np.array_equal(seen[0][0].pictures, seen[1][0].pictures)
+
+
+def test_a_run_leaves_a_checkpoint_its_log_and_its_card(trained):
+    from transformers import CLIPModel, CLIPTokenizer
+
+    folder, card, _ = trained
+    assert "--seed=1`" in card and "apache-2.0" in card and (folder / "clip/README.md").is_file()
+    with open(folder / "clip" / "training.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [2, 4, 5]
+    assert all(0 <= float(row["map_stuff"]) <= 1 and float(row["loss"]) > 0 for row in rows)
+    model = CLIPModel.from_pretrained(folder / "clip")
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
+    assert model.config.vision_config.hidden_size == 32 and len(tokenizer("a star").input_ids) == 4
