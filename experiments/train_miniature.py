@@ -112,11 +112,10 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
     held_out = retrieval.examples(seed, "tune", _WHOLE, _HELD_OUT)
 
     def report(params) -> dict[str, float]:
-        _export(folder / "clip", config, params)
         return retrieval.report(params, config, held_out, tokenize)
 
     start = contrastive.init(config, np.asarray(data[0].images[:256]), jax.random.key(seed))
-    loop.train(
+    params = loop.train(
         partial(contrastive.loss, config=config),
         start,
         contrastive.optimizer(partial(_rate, steps=steps)),
@@ -126,6 +125,7 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
         every=every,
         report=report,
     )
+    _export(folder / "clip", config, params)
     _write_log(folder / "training.jsonl", folder / "clip" / "training.csv")
     card = _card(folder / "clip", phases, seed, share)
     with atomic(folder / "clip" / "README.md") as temporary:

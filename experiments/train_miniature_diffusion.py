@@ -50,7 +50,7 @@ _CAPTIONS = 4  # of each scene
 _DROPPED = 0.3  # of the captions: a graph is asked for without one
 _VOCABULARY = 1024
 _TUNE_SCENES = 40  # that attention is measured on
-_LOGGED, _REPORTED = (100,), (50, 100, 300)  # timesteps
+_LOGGED, _REPORTED = (100,), (100, 300)  # timesteps
 
 _CARD = """---
 license: apache-2.0
@@ -75,7 +75,8 @@ same path as the real one; its pictures are of no use.
 
 What its self-attentions look at, without noise and with the empty prompt, on {tune} scenes of the
 split tune: the share of a row's mass on patches of the row's own class, and what a flat row would
-have; over all rows, and over those of things.
+have; over all rows, and over those of things. Keys start as queries, so a patch looks at its like
+before anything is learned: the random start is the control.
 
 | layer | weights | timestep | own class | flat | own class, things | flat, things |
 |---|---|---|---|---|---|---|
@@ -107,24 +108,20 @@ def main() -> None:
     denoiser = _train_denoiser(folder, seed, config, latents, tokens, measure)
     target = folder / "stable_diffusion"
     save(target, config, autoencoder, denoiser, folder / "tokenizer")
-    trained, start = (
-        measure(denoiser, _REPORTED),
-        measure(diffusion.init_denoiser(config, seed), (100,)),
-    )
+    trained = measure(denoiser, _REPORTED)
+    start = measure(diffusion.init_denoiser(config, seed), _LOGGED)
     with atomic(target / "README.md") as temporary:
-        temporary.write_text(_card(folder, seed, trained, start), encoding="utf-8")
+        temporary.write_text(_card(folder, trained, start), encoding="utf-8")
     print((target / "README.md").read_text(encoding="utf-8"))
 
 
-def _card(folder: Path, seed: int, trained: dict, start: dict) -> str:
+def _card(folder: Path, trained: dict, start: dict) -> str:
     """The model card.
 
     Args:
         trained, start: what `_attention` found of the trained and of the random denoiser.
     """
-    flags_given = f"--seed={seed} --scenes={_SCENES.value}"
-    flags_given += f" --autoencoder_steps={_AUTOENCODER_STEPS.value}"
-    flags_given += f" --denoiser_steps={_DENOISER_STEPS.value}"
+    given = (_SEED, _SCENES, _AUTOENCODER_STEPS, _DENOISER_STEPS)
     autoencoder, denoiser = (
         json.loads((folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[-1])
         for name in ("autoencoder", "denoiser")
@@ -137,7 +134,7 @@ def _card(folder: Path, seed: int, trained: dict, start: dict) -> str:
         for layer, m in layers.items()
     ]
     return _CARD.format(
-        flags=flags_given,
+        flags=" ".join(f"--{flag.name}={flag.value}" for flag in given),
         scenes=_SCENES.value,
         squared_error=autoencoder["tune_squared_error"],
         autoencoder_steps=autoencoder["step"],
