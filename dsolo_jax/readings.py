@@ -35,8 +35,16 @@ def _minmax(f: Array, temperature: float) -> Array:
     return jnp.where(flat, 1.0, (f - low) / jnp.where(flat, 1.0, high - low))
 
 
+def _contrast(f: Array, temperature: float) -> Array:
+    """The softmax of maps that have been given one contrast: a class's deviation over patches is
+    brought to that of all classes together (ours)."""
+    centred = f - jnp.mean(f, axis=-1, keepdims=True)
+    deviation = jnp.maximum(jnp.std(f, axis=-1, keepdims=True), 1e-6)
+    return _softmax(centred / deviation * jnp.std(f), temperature)
+
+
 # BUILD_NOTES Q4: the notes say "normalised" and no more.
-NORMALISERS = {"softmax": _softmax, "minmax": _minmax}
+NORMALISERS = {"softmax": _softmax, "contrast": _contrast, "minmax": _minmax}
 
 # What the temperature is in: cosines, or standard deviations of the picture's own cosines, which
 # differ tenfold between checkpoints (ours).
@@ -95,9 +103,10 @@ class Readings:
     path_score: str = _choice("minus_column_cost", SCORES, "which scalar of the plan scores (Q5)")
     epsilon: float = _number(0.1, "entropy of the path (notes: 0.1)")
     sinkhorn_iters: int = _number(50, "rounds of the path (notes: 50)")
-    presence: float = _number(0.25, "weight of the class token's cosine; 0 is the paper; ours")
+    presence: float = _number(0.5, "weight of the class token's cosine; 0 is the paper; ours")
     level: float = _number(
-        0.25, "share of a class's own level that normalising takes and it keeps; 0 the paper; ours"
+        0.0,
+        "share of a class's own level that normalising takes and it keeps; 0 is the paper; ours",
     )
     propagate_steps: int = _number(1, "plain attention steps of the control; ours")
     upsample: str = _choice(

@@ -10,8 +10,7 @@ from jaxtyping import Int
 
 import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets, pipeline, vocabulary
-from dsolo_jax.readings import BUNDLES, NORMALISERS, ORIENTATIONS, UNITS, Readings
-from dsolo_jax.solver.velocity import CRITERIA
+from dsolo_jax.readings import BUNDLES, NORMALISERS, ORIENTATIONS, Readings
 from experiments import bootstrap, evaluation
 from experiments.ablation import Setting
 from experiments.bootstrap import Interval, Tally
@@ -20,22 +19,21 @@ from experiments.bootstrap import Interval, Tally
 # signs and winners, is not searched: the families must not be mixed.
 _SHARED = {
     "temperature": (0.25, 0.5, 1.0),
-    "temperature_unit": UNITS,
-    "presence": (0.0, 0.1, 0.25, 0.5),
-    "level": (0.0, 0.1, 0.25, 0.5),
+    "presence": (0.0, 0.1, 0.25, 0.5, 1.0),
+    "level": (0.0, 0.1, 0.25),
 }
 OPTIONS = {
     "velocity": _SHARED
     | {
         "velocity_normalise": tuple(NORMALISERS),
-        "velocity_suppress": ("none", "range", "winner"),
-        "velocity_criterion": tuple(CRITERIA),
+        "velocity_suppress": ("none", "range"),
+        "velocity_criterion": ("saturation", "relative"),
         "tau": (0.1, 0.3, 0.5, 0.7),
-        "ipf_iters": (0, 15),
     },
     "path": _SHARED
     | {
-        "suppress": ("none", "range", "winner"),
+        "normalise": tuple(NORMALISERS),
+        "suppress": ("none", "range"),
         "path_cost": ("one_minus_rowmax", "one_minus_max", "minus_log_unit"),
         "epsilon": (0.03, 0.1, 0.3),
     },

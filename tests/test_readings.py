@@ -42,6 +42,15 @@ def test_paper_readings_find_the_class_on_inverted_maps_only(world, method):
     assert hits(0.4 - f) > 0.9 and hits(f) < 0.1
 
 
+def test_contrast_brings_all_classes_to_one(world):
+    """A class of a tenth of the contrast scores as if it had all of it."""
+    f, attention, presence, _ = world
+    weak = f * np.where(np.arange(C) == 2, 0.1, 1)[:, None]
+    plain = dataclasses.replace(BUNDLES["robust"], normalise="contrast", presence=0.0)
+    scores = np.asarray(discrepancy(weak, attention, presence, method="kl", readings=plain))
+    np.testing.assert_allclose(scores.std(axis=-1), weak.std(), rtol=1e-4)
+
+
 def test_maps_turned_over_are_read_as_the_other_orientation(world):
     f, attention, presence, _ = world
     turned = dataclasses.replace(BUNDLES["paper"], orientation="negated")
@@ -88,6 +97,7 @@ def test_level_gives_back_what_normalising_takes(world):
     np.testing.assert_allclose(whole, f, atol=1e-5)
     np.testing.assert_allclose(some, 0.75 * none + 0.25 * whole, atol=1e-5)
     # A class whose map is lower throughout falls behind by that share of it.
+    bare = dataclasses.replace(bare, level=0.25)
     lower = f - 0.1 * (np.arange(C) == 1)[:, None]
     scores = discrepancy(
         lower,
