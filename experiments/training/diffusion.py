@@ -39,6 +39,7 @@ CONFIG = StableDiffusionConfig(
         cross_attention_dim=64,
         use_linear_projection=True,
         norm_num_groups=8,
+        sample_size=28,
     ),
     VAEConfig(
         block_out_channels=(8, 16, 32), layers_per_block=1, norm_num_groups=4, use_quant_conv=False

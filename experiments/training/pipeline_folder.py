@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dsolo_jax import checkpoints
-from dsolo_jax.attention.stable_diffusion import StableDiffusionConfig, pixels_per_patch
+from dsolo_jax.attention.stable_diffusion import StableDiffusionConfig
 from dsolo_jax.attention.stable_diffusion.weights import STEMS, unet_table, vae_table
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip.weights import TEXT_TABLE
@@ -69,7 +69,6 @@ def _settings(config: StableDiffusionConfig) -> dict[str, Any]:
         },
         "unet/config.json": {
             "_class_name": "UNet2DConditionModel",
-            "sample_size": SIZE // pixels_per_patch(config),
             **networks["unet"],
         },
         "vae/config.json": {
