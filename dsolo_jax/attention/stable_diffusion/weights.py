@@ -186,9 +186,7 @@ def load(
 
     return config, {
         "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
-        "vae": component(
-            "vae", vae_table("encoder"), vae.parameter_shapes(config.vae), _VAE_IGNORE
-        ),
+        "vae": component("vae", vae_table("encoder"), vae.parameter_shapes(config.vae), _DECODER),
         "prompt": empty_prompt(directory, config.text, variants),
     }
 
