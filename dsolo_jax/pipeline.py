@@ -24,7 +24,7 @@ from dsolo_jax.checkpoints import Params
 from dsolo_jax.checks import choose
 from dsolo_jax.clip import ClipConfig, encode_patches, load_tokenizer, patchify
 from dsolo_jax.clip import load as load_clip
-from dsolo_jax.readings import METHODS, Readings, discrepancy, resolve
+from dsolo_jax.readings import BUNDLES, METHODS, Readings, discrepancy, resolve
 from dsolo_jax.vocabulary import BackgroundThreshold, Decision, Vocabulary
 
 # Mean over these blocks of CLIP's image tower is the graph, if CLIP is the attention source. The
@@ -45,7 +45,7 @@ class Preset(NamedTuple):
 
     clip: str
     attention: str
-    readings: str
+    readings: str | Readings
     short_side: int | None = None
     grid: int | None = None
     attention_size: int | None = None
@@ -67,9 +67,15 @@ PRESETS = {
     )
     for size, clip in _CLIPS.items()
 }
-# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone.
+# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone. The
+# start served best there; real checkpoints are known to do better by naclip (BUILD_NOTES).
 PRESETS["miniature"] = Preset(
-    "miniature", "appearance", "robust", short_side=112, grid=28, attention_size=224
+    "miniature",
+    "appearance",
+    dataclasses.replace(BUNDLES["robust"], start="maskclip"),
+    short_side=112,
+    grid=28,
+    attention_size=224,
 )
 
 
