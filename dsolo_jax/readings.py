@@ -84,7 +84,7 @@ class Readings:
     normalise: str = _choice(
         "softmax", NORMALISERS, "cosines to a map over patches, for kl, path and propagate (Q4)"
     )
-    temperature: float = _number(0.5, "of the softmax over patches, in temperature_unit")
+    temperature: float = _number(0.25, "of the softmax over patches, in temperature_unit")
     temperature_unit: str = _choice(
         "spread", UNITS, "cosines, or the deviation of the picture's own; ours"
     )
@@ -97,7 +97,7 @@ class Readings:
     ipf_iters: int = _number(15, "rounds that make A doubly stochastic (notes: 15)")
     velocity_criterion: str = _choice("saturation", CRITERIA, "when a patch has arrived (Q1)")
     velocity_winner: str = _choice("early", WINNERS, "which arrival is the class (Q2)")
-    tau: float = _number(0.3, "the velocity's threshold (notes: 0.3)")
+    tau: float = _number(0.5, "the velocity's threshold (notes: 0.3)")
     max_steps: int = _number(100, "cap on the velocity's steps (M2N2: 1000)")
     path_cost: str = _choice("one_minus_rowmax", COSTS, "transport cost from attention (Q6)")
     path_score: str = _choice("minus_column_cost", SCORES, "which scalar of the plan scores (Q5)")
@@ -134,6 +134,7 @@ BUNDLES = {
         velocity_normalise="minmax",
         kl_sign="divergence",
         velocity_winner="late",
+        tau=0.3,
         max_steps=1000,
         path_cost="one_minus_max",
         path_score="column_cost",
