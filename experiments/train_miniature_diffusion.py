@@ -39,7 +39,7 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the world, the weights and the batches.")
 _SCENES = flags.DEFINE_integer("scenes", 4000, "Pictures to train on.", lower_bound=1)
 _AUTOENCODER_STEPS = flags.DEFINE_integer("autoencoder_steps", 400, "Of 8 crops.", lower_bound=1)
-_DENOISER_STEPS = flags.DEFINE_integer("denoiser_steps", 1000, "Of 8 crops.", lower_bound=1)
+_DENOISER_STEPS = flags.DEFINE_integer("denoiser_steps", 400, "Of 8 crops.", lower_bound=1)
 _EVERY = flags.DEFINE_integer("every", 100, "Steps between checkpoints.", lower_bound=1)
 
 _BATCH = 8
