@@ -144,7 +144,8 @@ def test_velocity_without_presence_is_the_solvers_bounded_score(world):
     spread = f.max(1, keepdims=True) - f.min(1, keepdims=True)
     start = (f - f.min(1, keepdims=True)) / spread
     start = np.where(start >= 0.7, start, 0)
-    expected = solver.max_velocity(start, solver.doubly_stochastic(attention)).scores
+    transition = solver.doubly_stochastic(attention)
+    expected = solver.max_velocity(start, transition, tau=plain.tau).scores
     scores = discrepancy(f, attention, presence, method="velocity", readings=plain)
     np.testing.assert_allclose(scores, expected, atol=1e-4)
 

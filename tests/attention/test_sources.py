@@ -218,7 +218,7 @@ def test_a_picture_scores_the_same_alone_and_in_a_batch(small, pictures):
 
     together = scores(pictures)
     assert together.shape == (2, len(CLASSES), 16, 16)
-    assert np.abs(together[0] - together[1]).max() > 1e-2
+    assert np.abs(together[0] - together[1]).max() > 1e-3  # in cosines
     for picture, ours in zip(pictures, together, strict=True):
         np.testing.assert_allclose(scores([picture])[0], ours, rtol=0, atol=1e-4)
 

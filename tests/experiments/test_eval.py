@@ -1,6 +1,7 @@
 """experiments.eval: its numbers recomputed, its interruptions survived, its errors clear."""
 
 import csv
+import dataclasses
 import json
 import os
 import resource
@@ -33,6 +34,12 @@ def dataset(demo):
 
 
 CONFIG = {"method": "kl", "limit": None, "save_predictions": True}
+TEMPERATURE = {"temperature": 0.1, "temperature_unit": "cosine"}  # fits the demo's CLIP
+
+
+@pytest.fixture(scope="module")
+def model(model):
+    return dataclasses.replace(model, readings=dataclasses.replace(model.readings, **TEMPERATURE))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +118,9 @@ def test_killed_half_way_and_run_again_from_the_command_line(demo, tmp_path):
 def test_devices_and_processes_change_no_bit(whole, demo, tmp_path):
     """Eight devices in one process, and two processes that end and are resumed as one."""
     flags = [*flags_of(demo, tmp_path / "devices"), "--method=kl", "--save_predictions"]
-    eight = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags[:0] = [f"--{name}={value}" for name, value in TEMPERATURE.items()]
+    count = "--xla_force_host_platform_device_count=8"
+    eight = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
     done = subprocess.run(command("eval", *flags), env=eight, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert_same_run(tmp_path / "devices", whole)
