@@ -109,7 +109,7 @@ def init(config: ClipConfig, key: jax.Array) -> Params:
         if path == "logit_scale":
             return jnp.asarray(math.log(1 / 0.07), jnp.float32)
         if path.endswith(("bias", "scale")):
-            return jnp.full(shape, float(path.endswith("scale")))
+            return jnp.full(shape, float(path.endswith("scale")), jnp.float32)
         fan_in = math.prod(shape[:-1]) if path.endswith("kernel") else 1
         return jnp.asarray(random.standard_normal(shape, np.float32) / math.sqrt(fan_in))
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from dsolo_jax import clip, images
-from dsolo_jax.checkpoints import flatten
 from dsolo_jax.clip import ClipConfig, TextConfig, VisionConfig
 from dsolo_jax.datasets import miniature
 from experiments import train_miniature
@@ -95,23 +94,6 @@ def test_naming_is_the_likelihood_of_what_is_named():
     np.testing.assert_allclose(found, -np.log(likelihood).sum(axis=1).mean(), rtol=1e-5)
 
 
-def test_the_gradient_reaches_every_parameter(params):
-    random = np.random.default_rng(0)
-    batch = contrastive.Batch(
-        random.integers(0, 255, (4, 56, 56, 3)).astype(np.uint8),
-        np.ones((4, 3), np.float32),
-        np.array([3, 5]),
-        random.integers(0, 40, (4, 8)),
-        random.integers(0, 40, (5, 8)),
-        np.eye(4, 5, dtype=bool),
-    )
-    gradient = flatten(jax.grad(contrastive.loss)(params, batch, config()))
-    assert all(np.isfinite(leaf).all() for leaf in gradient.values())
-    still = [path for path, leaf in gradient.items() if not np.abs(leaf).max() > 0]
-    # Softmax takes no notice of what all keys share.
-    assert all(path.endswith("key/bias") for path in still), still
-
-
 # ---------------------------------------------------------------------------------- the pictures
 
 
@@ -180,8 +162,8 @@ def trained(tmp_path_factory):
     """A run of few steps of a tiny network: its folder, its card, and the batches it saw."""
     folder, seen = tmp_path_factory.mktemp("trained"), []
     phases = (
-        Phase(Canvas(56, (1, 1), (1, 1)), scenes=12, steps=3, batch=4),
-        Phase(WHOLE, scenes=12, steps=2, batch=4),
+        Phase(Canvas(56, (1, 1), (1, 1)), scenes=8, steps=2, batch=4),
+        Phase(WHOLE, scenes=8, steps=1, batch=4),
     )
     batch = train_miniature._batch
 
@@ -193,8 +175,9 @@ def trained(tmp_path_factory):
         patch.setattr(train_miniature, "_PHASES", phases)
         patch.setattr(train_miniature, "_WHOLE", WHOLE)
         patch.setattr(train_miniature, "_READ", 20)
-        patch.setattr(train_miniature, "_HELD_OUT", 20)
-        patch.setattr(train_miniature, "_MEASURED", {"tune": 20, "validation": 30})
+        patch.setattr(train_miniature, "_HELD_OUT", 16)
+        patch.setattr(train_miniature, "_MEASURED", {"validation": 16})
+        patch.setattr(retrieval, "IMAGENET_TEMPLATES", ("a photo of a {}.",))
         patch.setattr(train_miniature, "_batch", watched)
         patch.setattr(train_miniature, "_PROMPT", 40)
         patch.setattr(contrastive, "config", config)
@@ -204,11 +187,11 @@ def trained(tmp_path_factory):
 
 def test_a_batch_is_a_function_of_its_step(trained):
     _, _, seen = trained
-    assert len(seen) == 5
+    assert len(seen) == 3
     for first, again in seen:
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     sides = [batch.pictures.shape[1] for batch, _ in seen]
-    assert sides == [56, 56, 56, 112, 112]
+    assert sides == [56, 56, 112]
     assert not np.array_equal(seen[0][0].pictures, seen[1][0].pictures)
 
 
@@ -219,7 +202,7 @@ def test_a_run_leaves_a_checkpoint_its_log_and_its_card(trained):
     assert "--seed=1`" in card and "apache-2.0" in card and (folder / "clip/README.md").is_file()
     with open(folder / "clip" / "training.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [2, 4, 5]
+    assert [int(row["step"]) for row in rows] == [2, 3]
     assert all(0 <= float(row["map_stuff"]) <= 1 and float(row["loss"]) > 0 for row in rows)
     model = CLIPModel.from_pretrained(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
