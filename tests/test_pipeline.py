@@ -96,8 +96,7 @@ def test_pictures_of_any_size_share_their_programs(model):
             picture = picture_of("sky", "coal", height=size[0], width=size[1])
             dsolo.segment(model, picture, ["sky", "coal", "plum"], method="kl")
     programs = compilations.programs
-    assert all(programs[f"jit({name})"] <= 1 for name in ("_encode", "_solve", "strip_labels"))
-    assert programs.total() <= 4, programs
+    assert programs and max(programs.values()) == 1, programs  # eight pictures
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (37, 3)])

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from running import driver
 
 from dsolo_jax import clip, images
 from dsolo_jax.clip import ClipConfig, TextConfig, VisionConfig
 from dsolo_jax.datasets import miniature
-from experiments import train_miniature
-from experiments.train_miniature import Phase
 from experiments.training import captioned, contrastive, retrieval
 from experiments.training.captioned import Canvas
+
+train_miniature = driver("train_miniature")
+Phase = train_miniature.Phase
 
 WHOLE = Canvas(112, (1, 4), (2, 3))
 
