@@ -1,5 +1,7 @@
 """The rule by which readings are chosen, on tallies made up for it."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from experiments import bootstrap, study
 from experiments.bootstrap import Tally
 
 SCENES = 60
+BASE = Readings(tau=0.3, presence=0.5, temperature=0.1)
 COUNTS = bootstrap.draws(SCENES, 300)
 OPTIONS = {"tau": (0.1, 0.3, 0.7), "presence": (0.5, 1.0), "temperature": (0.1, 0.2)}
 
@@ -31,7 +34,7 @@ def world(quality, noise=0.0):
 
 def test_gains_of_several_readings_are_taken_together():
     measure, _ = world(lambda r: 0.4 + 0.1 * (r.tau == 0.7) + 0.05 * (r.presence == 1.0))
-    found, steps = study.search(Readings(), OPTIONS, measure, COUNTS)
+    found, steps = study.search(BASE, OPTIONS, measure, COUNTS)
     assert (found.tau, found.presence, found.temperature) == (0.7, 1.0, 0.1)
     assert steps[0].taken == {"tau": 0.7, "presence": 1.0}
     assert steps[0].gains["tau=0.7"].estimate == pytest.approx(10, abs=0.2)
@@ -43,14 +46,14 @@ def test_what_hurts_together_leaves_the_best_alone():
         changed = (r.tau == 0.7, r.presence == 1.0)
         return {(True, False): 0.5, (False, True): 0.45, (True, True): 0.3}.get(changed, 0.4)
 
-    found, steps = study.search(Readings(), OPTIONS, world(quality)[0], COUNTS, rounds=1)
-    assert steps[0].taken == {"tau": 0.7} and found == Readings(tau=0.7)
+    found, steps = study.search(BASE, OPTIONS, world(quality)[0], COUNTS, rounds=1)
+    assert steps[0].taken == {"tau": 0.7} and found == dataclasses.replace(BASE, tau=0.7)
 
 
 def test_a_gain_within_noise_is_not_taken():
     measure, asked = world(lambda r: 0.4 + 0.001 * (r.tau == 0.1), noise=0.2)
-    found, steps = study.search(Readings(), {"tau": (0.1, 0.3)}, measure, COUNTS)
-    assert found == Readings() and steps[0].taken == {} and len(asked) == 1
+    found, steps = study.search(BASE, {"tau": (0.1, 0.3)}, measure, COUNTS)
+    assert found == BASE and steps[0].taken == {} and len(asked) == 1
     low, _, high = steps[0].gains["tau=0.1"]
     assert low < 0 < high
 
