@@ -5,6 +5,7 @@ import numpy as np
 
 import dsolo_jax as dsolo
 from dsolo_jax import clip, images, pipeline, readings, refine, vocabulary
+from dsolo_jax.clip.model import parameter_shapes
 from experiments.benchmarks.timing import product_flops
 from experiments.compilations import Compilations
 from experiments.stopwatch import Stopwatch
@@ -111,7 +112,7 @@ def _clip_flops(length: int) -> int:
     """Of B/16's image tower on that many patches."""
     config = clip.VIT_B16
     size = 3 * config.vision.patch_size**2
-    params = clip.parameter_shapes(config)
+    params = parameter_shapes(config)
     patches = jax.ShapeDtypeStruct((1, length, size), np.float32)
     grid = jax.ShapeDtypeStruct((1, 2), np.int32)
     return product_flops(
