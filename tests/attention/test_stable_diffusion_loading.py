@@ -257,8 +257,10 @@ def test_other_pipelines_are_refused(folder, changes, words):
 
 
 def test_any_pipeline_of_the_same_components_will_do(folder):
+    expected, _ = load(folder)
     _edit(folder / "model_index.json", _class_name="StableDiffusionImg2ImgPipeline")
-    load(folder)
+    config, _ = load(folder)
+    assert config == expected
 
 
 # ------------------------------------------------------------------------------------ configs
