@@ -407,7 +407,9 @@ def cast(tree: Mapping[str, Any], dtype: DTypeLike | None) -> Params:
     dtype = jnp.float32 if dtype is None else dtype
 
     def leaf(path: str, value: np.ndarray) -> jax.Array:
-        return jnp.asarray(value, jnp.float32 if "norm" in path else dtype)
+        # Cast on the host: on the device each shape would be a program of its own.
+        kept = jnp.float32 if "norm" in path else dtype
+        return jax.device_put(np.asarray(value).astype(kept, copy=False))
 
     return unflatten({path: leaf(path, value) for path, value in flatten(tree).items()})
 

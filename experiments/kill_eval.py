@@ -3,9 +3,9 @@
 python -m experiments.kill_eval [--kills=20] [--scenes=60] [--folder=DIR]
 
 On made-up pictures and the demo's CLIP. One run is left alone; another is killed again and again,
-some time after it has written a random number of pictures, and started anew, until it ends. Their
-results.json (but for the seconds), per_image.csv, confusion.csv and predictions must be the same,
-byte for byte.
+some time after it has written a random number of pictures, and resumed until it ends, and then a
+further one, until there were so many kills. Their results.json (but for the seconds),
+per_image.csv, confusion.csv and predictions must be the same, byte for byte.
 """
 
 import json
@@ -32,30 +32,32 @@ _PROCESSES.set_forkserver_preload(["experiments.evaluation", "experiments.demo",
 
 def main() -> None:
     folder, scenes = Path(_FOLDER.value).expanduser(), _SCENES.value
-    if (folder / "killed").exists():
+    if folder.exists():
         raise ValueError(f"{folder} holds an earlier trial; remove it, or choose another --folder")
     _run(_draw, folder / "demo", scenes)
-    left_alone, killed = folder / "left_alone", folder / "killed"
+    left_alone = folder / "left_alone"
     start = time.monotonic()
     _run(_evaluate, folder / "demo", left_alone)
     seconds = time.monotonic() - start
     print(f"left alone: {_rows(left_alone)} pictures in {seconds:.0f} s", flush=True)
 
-    moments = random.Random(_SEED.value)
-    for number in range(1, _KILLS.value + 1):
-        before = _rows(killed)
-        until = min(before + moments.randint(0, 2 * scenes // _KILLS.value - 1), scenes - 1)
-        # Before its first picture it has much to start; between two there is little time.
-        pause = moments.uniform(0, seconds / 4 if until == before else seconds / scenes)
-        if _run(_evaluate, folder / "demo", killed, until=until, pause=pause):
-            print(f"kill {number}: it had ended after {before} pictures and {pause:.2f} s")
-            break
-        print(f"kill {number}: {before} pictures, then {_rows(killed)}", flush=True)
-    _run(_evaluate, folder / "demo", killed)
-    differing = _differing(left_alone, killed)
-    print(f"resumed after {number} kills: {_rows(killed)} pictures")
-    if differing:
-        sys.exit(f"error: these differ: {', '.join(differing)}")
+    moments, kills, runs = random.Random(_SEED.value), 0, 0
+    while kills < _KILLS.value:
+        runs += 1
+        killed, ended = folder / f"killed_{runs}", False
+        while not ended and kills < _KILLS.value:
+            before = _rows(killed)
+            until = min(before + moments.randint(0, 2 * scenes // _KILLS.value - 1), scenes - 1)
+            # Before its first picture it has much to start; between two there is little time.
+            pause = moments.uniform(0, seconds / 4 if until == before else seconds / scenes)
+            ended = _run(_evaluate, folder / "demo", killed, until=until, pause=pause)
+            kills += not ended
+            what = "it had ended" if ended else f"kill {kills}"
+            print(f"run {runs}, {what}: {before} pictures, then {_rows(killed)}", flush=True)
+        _run(_evaluate, folder / "demo", killed)
+        if differing := _differing(left_alone, killed):
+            sys.exit(f"error: in run {runs} these differ: {', '.join(differing)}")
+    print(f"{kills} kills in {runs} runs of {scenes} pictures")
     print("results.json, per_image.csv, confusion.csv and all predictions are the same")
 
 

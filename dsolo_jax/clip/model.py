@@ -200,21 +200,30 @@ class _TextTower(nn.Module):
 
 def parameter_shapes(config: ClipConfig) -> dict[str, Any]:
     """The tree of parameters, as `jax.ShapeDtypeStruct`s."""
-    vision, patch = _VisionTower(config.vision, config.projection_dim), config.vision.patch_size
+    vision, size = _VisionTower(config.vision, config.projection_dim), config.vision.patch_size**2
     text = _TextTower(config.text, config.projection_dim)
-    key = jax.random.key(0)
-    image = (jnp.zeros((1, 1, patch * patch * 3)), jnp.ones((1, 2), int), "vanilla", frozenset())
+
+    def image_tower():
+        patches, grid = jnp.zeros((1, 1, size * 3)), jnp.ones((1, 2), int)
+        return vision.init(jax.random.key(0), patches, grid, "vanilla", frozenset())
+
     return {
-        "vision": jax.eval_shape(lambda: vision.init(key, *image))["params"],
-        "text": jax.eval_shape(lambda: text.init(key, jnp.zeros((1, 1), int)))["params"],
+        "vision": jax.eval_shape(image_tower)["params"],
+        "text": jax.eval_shape(lambda: text.init(jax.random.key(0), _one_token()))["params"],
         "logit_scale": jax.ShapeDtypeStruct((), jnp.float32),
     }
 
 
 def text_parameter_shapes(config: TextConfig) -> dict[str, Any]:
     """The tree of parameters that `encode_tokens` takes, as `jax.ShapeDtypeStruct`s."""
-    tower, arguments = _TextTower(config), (jax.random.key(0), jnp.zeros((1, 1), int))
-    return jax.eval_shape(lambda: tower.init(*arguments, method="states"))["params"]
+    tower = _TextTower(config)
+    return jax.eval_shape(lambda: tower.init(jax.random.key(0), _one_token(), method="states"))[
+        "params"
+    ]
+
+
+def _one_token() -> Int[Array, "1 1"]:
+    return jnp.zeros((1, 1), int)
 
 
 @partial(jax.jit, static_argnames=("config", "start", "attention_layers"))

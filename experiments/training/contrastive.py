@@ -5,6 +5,7 @@ size, L tokens, V nouns, D shared space.
 """
 
 import dataclasses
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -68,8 +69,10 @@ def init(config: ClipConfig, pictures: UInt8[np.ndarray, "n S S 3"], key: jax.Ar
             params[path] = 0.7 * params[path]
             params[path.replace("query", "key")] = params[path]
     params["text/positions"] = 0.3 * params["text/positions"]
-    # Of the nouns' logits; not the checkpoint's.
-    params |= {"nouns/scale": jnp.log(jnp.float32(10)), "nouns/bias": jnp.float32(-2)}
+    # Of the nouns' logits, asked of pictures and of regions; not the checkpoint's.
+    for asked in ("nouns", "regions"):
+        params |= {f"{asked}/scale": jnp.log(jnp.float32(10)), f"{asked}/bias": jnp.float32(-2)}
+    params["regions/sharpness"] = jnp.log(jnp.float32(10))
     return unflatten(params)
 
 
@@ -118,14 +121,40 @@ def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
 
 
 def loss(params: Params, batch: Batch, config: ClipConfig) -> Float[Array, ""]:
-    """Captions against pictures, and nouns against pictures."""
-    pictures = embed_pictures(params, batch.pictures, config, batch.corner, batch.light)
+    """Captions against pictures, nouns against pictures, and nouns against where they look."""
+    encode = partial(_encode, params, batch.pictures, config, batch.corner, batch.light)
+    whole, local = encode("vanilla"), encode("maskclip")
+    pictures = _unit(whole.pooled)
     captions = embed_texts(params, batch.captions, config)
     prompts = embed_texts(params, batch.prompts, config)
     scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(100.0)))
     same = (batch.captions[:, None] == batch.captions[None]).all(axis=-1)
-    logits = jnp.exp(params["nouns"]["scale"]) * pictures @ prompts.T + params["nouns"]["bias"]
-    return contrast(scale * pictures @ captions.T, same) + naming(logits, batch.named)
+    sharpness = jnp.exp(params["regions"]["sharpness"])
+    regions = look(_unit(local.patches), _unit(whole.patches), prompts, sharpness)
+    return (
+        contrast(scale * pictures @ captions.T, same)
+        + naming(_logits(params["nouns"], pictures @ prompts.T), batch.named)
+        + naming(_logits(params["regions"], regions), batch.named)
+    )
+
+
+def _logits(params: Params, cosines: Array) -> Array:
+    return jnp.exp(params["scale"]) * cosines + params["bias"]
+
+
+def look(
+    dense: Float[Array, "B h w D"],
+    patches: Float[Array, "B h w D"],
+    prompts: Float[Array, "V D"],
+    sharpness: Float[Array, ""],
+) -> Float[Array, "B V"]:
+    """Cosine of each noun with the patches it looks at: its dense map, a softmax over patches.
+
+    Text-conditioned attention pooling, as in FLAIR (Xiao et al. 2025), without its extra layer.
+    Nothing says how high a map is beside another class's, nor does anything in CLIP's own loss.
+    """
+    weights = jax.nn.softmax(sharpness * jnp.einsum("bhwd,vd->bvhw", dense, prompts), axis=(2, 3))
+    return jnp.einsum("bvhw,bhwd,vd->bv", weights, patches, prompts)
 
 
 def contrast(logits: Float[Array, "B B"], same: Bool[Array, "B B"]) -> Float[Array, ""]:
@@ -148,14 +177,24 @@ def embed_pictures(
     pictures: UInt8[Array, "B S S 3"],
     config: ClipConfig,
     corner: Int[Array, "2"] | tuple[int, int] = (0, 0),
-    light: Float[Array, "B 3"] | None = None,
 ) -> Float[Array, "B D"]:
     """Unit embeddings of square pictures no larger than whole scenes.
 
     Args:
         corner: of the table of positions, where the picture lies.
-        light: factors of the colours.
     """
+    light = jnp.ones((len(pictures), 3))
+    return _unit(_encode(params, pictures, config, corner, light, "vanilla").pooled)
+
+
+def _encode(
+    params: Params,
+    pictures: UInt8[Array, "B S S 3"],
+    config: ClipConfig,
+    corner: Int[Array, "2"] | tuple[int, int],
+    light: Float[Array, "B 3"],
+    start: str,
+) -> clip.ImageEncoding:
     vision, patch = params["vision"], config.vision.patch_size
     side, part = config.vision.image_size // patch, pictures.shape[1] // patch
     table = vision["positions"][1:].reshape(side, side, -1)
@@ -164,18 +203,18 @@ def embed_pictures(
     smaller = dataclasses.replace(
         config, vision=dataclasses.replace(config.vision, image_size=pictures.shape[1])
     )
-    pixels = pictures.astype(jnp.float32) / 255
-    if light is not None:
-        pixels = jnp.clip(pixels * light[:, None, None], 0, 1)
+    pixels = jnp.clip(pictures.astype(jnp.float32) / 255 * light[:, None, None], 0, 1)
     pixels = (pixels - jnp.array(images.CLIP_MEAN)) / jnp.array(images.CLIP_STD)
     moved = params | {"vision": vision | {"positions": positions}}
-    pooled = clip.encode_image(moved, smaller, pixels).pooled
-    return pooled / jnp.linalg.norm(pooled, axis=-1, keepdims=True)
+    return clip.encode_image(moved, smaller, pixels, start=start)
+
+
+def _unit(x: Array) -> Array:
+    return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
 
 
 def embed_texts(
     params: Params, tokens: Int[Array, "Q L"], config: ClipConfig
 ) -> Float[Array, "Q D"]:
     """Unit embeddings."""
-    texts = clip.encode_text(params, config, tokens)
-    return texts / jnp.linalg.norm(texts, axis=-1, keepdims=True)
+    return _unit(clip.encode_text(params, config, tokens))
