@@ -315,7 +315,7 @@ class _Block(NamedTuple):
     widest: Array  # [] pixel columns of the widest cell
     rows: Array  # [n, P] of its pixels
     columns: Array  # [n, P]
-    centres: list[Array]  # of 3 channels [n, T, T], colours at the taps
+    centres: list[Array]  # of 3 channels [n, T*T], colours at the taps
     taps: Array  # [T] -R..R, relative to the cell
     spatial_sigma: float
     range_sigma: float
@@ -323,17 +323,17 @@ class _Block(NamedTuple):
 
 class _Form(NamedTuple):
     reach: Callable[[float], int]  # spatial sigma -> R, the window of a cell being 2R + 1 taps wide
-    weights: Callable[[_Block], Float[Array, "n T T P"]]
+    weights: Callable[[_Block], Float[Array, "n T*T P"]]
 
 
-def _bilinear(block: _Block) -> Float[Array, "n T T P"]:
+def _bilinear(block: _Block) -> Float[Array, "n T*T P"]:
     (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
     vertical = _triangle(block.rows, row[:, None], block.taps, h, H)  # [n, P, T]
     horizontal = _triangle(block.columns, column[:, None], block.taps, w, W)
-    return _einsum("npj,npi->njip", vertical, horizontal)
+    return _flat(vertical.mT[:, :, None] * horizontal.mT[:, None])
 
 
-def _kopf(block: _Block) -> Float[Array, "n T T P"]:
+def _kopf(block: _Block) -> Float[Array, "n T*T P"]:
     (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
     taps = block.taps[:, None]
     dy = _from_centre(block.rows, row[:, None], h, H)[:, None] - taps  # [n, T, P]
@@ -346,14 +346,14 @@ def _kopf(block: _Block) -> Float[Array, "n T T P"]:
     )
     pixels = _colours(block.picture, block.rows, block.columns)
     contrast = sum(
-        (p[:, None, None] - q[..., None]) ** 2 for p, q in zip(pixels, block.centres, strict=True)
+        (p[:, None] - q[..., None]) ** 2 for p, q in zip(pixels, block.centres, strict=True)
     )
-    exponent = -distance / (2 * block.spatial_sigma**2) - contrast / (2 * block.range_sigma**2)
+    spatial = _flat(jnp.where(inside, -distance / (2 * block.spatial_sigma**2), -jnp.inf))
     # A pixel may differ from every patch centre by many sigmas: softmax divides safely.
-    return jax.nn.softmax(jnp.where(inside, exponent, -jnp.inf), axis=(1, 2))
+    return jax.nn.softmax(spatial - contrast / (2 * block.range_sigma**2), axis=1)
 
 
-def _dense(block: _Block) -> Float[Array, "n T T P"]:
+def _dense(block: _Block) -> Float[Array, "n T*T P"]:
     (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
     taps, (n, P) = block.taps, block.rows.shape
     # A pixel more than 3 sigma: the disc decides.
@@ -391,7 +391,11 @@ def _dense(block: _Block) -> Float[Array, "n T T P"]:
     zeros = jnp.zeros((n, taps.size, taps.size, P))
     weights = lax.fori_loop(0, depth, window_row, zeros)
     # The triangles of a pixel sum to 1, so this is the sum over the window as well.
-    return weights / weights.sum(axis=(1, 2), keepdims=True)
+    return _flat(weights / weights.sum(axis=(1, 2), keepdims=True))
+
+
+def _flat(weights: Float[Array, "n T T P"]) -> Float[Array, "n T*T P"]:
+    return weights.reshape(len(weights), -1, weights.shape[-1])
 
 
 # A pixel lies within 1/2 of its cell's centre, a disc 3 sigma around it, a triangle 1 beyond.
@@ -434,14 +438,13 @@ def _tiles(
     (top, height), (left, width) = jax.tree.map(jnp.asarray, (_extents(h, H), _extents(w, W)))
     chunks = jnp.asarray(_chunks((h, w), (H, W), G))
     # Colours at the patch centres go with the scores: a tile needs both of the same taps.
-    patches = jnp.moveaxis(_unit(picture.patches), -1, 0)
-    maps = jnp.concatenate([scores, patches])
+    maps = jnp.concatenate([jnp.moveaxis(scores, 0, -1), _unit(picture.patches)], axis=-1)
 
     def group(g, carry):
         row = jnp.repeat(jnp.minimum(g * G + jnp.arange(G), h - 1), w)
         column = jnp.tile(jnp.arange(w), G)
-        windows = _windows(maps, row, column, taps)  # [n, C + 3, T, T]
-        S_q, centres = windows[:, :C], [windows[:, C + channel] for channel in range(3)]
+        windows = _windows(maps, row, column, taps)  # [n, T*T, C + 3]
+        S_q, centres = windows[..., :C].mT, [windows[..., C + channel] for channel in range(3)]
         across = jnp.maximum(width[column], 1)[:, None]
         last = jnp.maximum(height[row] * width[column], 1)[:, None] - 1
 
@@ -467,7 +470,7 @@ def _tiles(
                     range_sigma,
                 )
             )
-            finished = finish(_einsum("ncji,njip->ncp", S_q, W_pq))
+            finished = finish(_einsum("ncq,nqp->ncp", S_q, W_pq))
             return at + 1, lax.dynamic_update_index_in_dim(done, finished.swapaxes(0, 1), at, 1)
 
         return lax.fori_loop(0, chunks[g], block, carry)
@@ -568,12 +571,12 @@ def _colours(picture, rows, columns) -> list[Array]:
     return [colours[..., channel] for channel in range(3)]
 
 
-def _windows(maps, row, column, taps) -> Float[Array, "n K T T"]:
+def _windows(maps: Float[Array, "h w K"], row, column, taps) -> Float[Array, "n T*T K"]:
     """The taps around cells [n]; beyond the grid, where W is 0, the border's."""
-    _, h, w = maps.shape
+    h, w, K = maps.shape
     rows = jnp.clip(row[:, None] + taps, 0, h - 1)  # [n, T]
     columns = jnp.clip(column[:, None] + taps, 0, w - 1)
-    return jnp.moveaxis(maps[:, rows[:, :, None], columns[:, None]], 0, 1)
+    return maps[rows[:, :, None], columns[:, None]].reshape(len(row), -1, K)
 
 
 def _options(scores, guide, spatial_sigma, range_sigma, form):
