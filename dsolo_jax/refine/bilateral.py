@@ -48,7 +48,8 @@ _BLOCK_ELEMENTS_OF_ACCELERATORS = 1 << 22
 # Pixels of a strip: of labels, and of scores, which are a number a class.
 _STRIP_OF_LABELS, _STRIP_OF_SCORES = 1 << 18, 1 << 16
 
-# Rows and columns of the dense window that are weighed at a time.
+# Rows and columns of the dense window that are weighed at a time: as many weights a pixel, for a
+# moment, which a block's bound does not count.
 _ROWS, _COLUMNS = 8, 64
 
 _einsum = functools.partial(jnp.einsum, precision="highest")
@@ -390,7 +391,7 @@ def _dense(block: _Block) -> Float[Array, "n T*T P"]:
             exponent -= contrast / (2 * block.range_sigma**2)
             weight = jnp.where(_in_disc(distance, block.spatial_sigma), jnp.exp(exponent), 0)
             across = _einsum("nyid,nydp->nyip", horizontal, weight)
-            # Spelled out: as a product XLA would transpose its factors.
+            # Spelled out: as a product, of so few terms, it was slower.
             return weights + sum(
                 vertical[:, r, :, None, None] * across[:, r, None] for r in range(_ROWS)
             )
