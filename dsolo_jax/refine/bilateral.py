@@ -48,8 +48,9 @@ _BLOCK_ELEMENTS_OF_ACCELERATORS = 1 << 22
 # Pixels of a strip: of labels, and of scores, which are a number a class.
 _STRIP_OF_LABELS, _STRIP_OF_SCORES = 1 << 18, 1 << 16
 
-# Columns of the dense window that are weighed at a time.
-_COLUMNS = 64
+# Rows and columns of the dense window that are weighed at a time: as many weights a pixel, for a
+# moment, which a block's bound does not count.
+_ROWS, _COLUMNS = 8, 64
 
 _einsum = functools.partial(jnp.einsum, precision="highest")
 
@@ -315,25 +316,25 @@ class _Block(NamedTuple):
     widest: Array  # [] pixel columns of the widest cell
     rows: Array  # [n, P] of its pixels
     columns: Array  # [n, P]
-    centres: list[Array]  # of 3 channels [n, T, T], colours at the taps
+    centres: list[Array]  # of 3 channels [n, T*T], colours at the taps
     taps: Array  # [T] -R..R, relative to the cell
     spatial_sigma: float
-    range_sigma: float
+    range_sigma: float  # in the guide's own unit, as all colours here
 
 
 class _Form(NamedTuple):
     reach: Callable[[float], int]  # spatial sigma -> R, the window of a cell being 2R + 1 taps wide
-    weights: Callable[[_Block], Float[Array, "n T T P"]]
+    weights: Callable[[_Block], Float[Array, "n T*T P"]]
 
 
-def _bilinear(block: _Block) -> Float[Array, "n T T P"]:
+def _bilinear(block: _Block) -> Float[Array, "n T*T P"]:
     (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
     vertical = _triangle(block.rows, row[:, None], block.taps, h, H)  # [n, P, T]
     horizontal = _triangle(block.columns, column[:, None], block.taps, w, W)
-    return _einsum("npj,npi->njip", vertical, horizontal)
+    return _flat(vertical.mT[:, :, None] * horizontal.mT[:, None])
 
 
-def _kopf(block: _Block) -> Float[Array, "n T T P"]:
+def _kopf(block: _Block) -> Float[Array, "n T*T P"]:
     (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
     taps = block.taps[:, None]
     dy = _from_centre(block.rows, row[:, None], h, H)[:, None] - taps  # [n, T, P]
@@ -346,52 +347,65 @@ def _kopf(block: _Block) -> Float[Array, "n T T P"]:
     )
     pixels = _colours(block.picture, block.rows, block.columns)
     contrast = sum(
-        (p[:, None, None] - q[..., None]) ** 2 for p, q in zip(pixels, block.centres, strict=True)
+        (p[:, None] - q[..., None]) ** 2 for p, q in zip(pixels, block.centres, strict=True)
     )
-    exponent = -distance / (2 * block.spatial_sigma**2) - contrast / (2 * block.range_sigma**2)
+    spatial = _flat(jnp.where(inside, -distance / (2 * block.spatial_sigma**2), -jnp.inf))
     # A pixel may differ from every patch centre by many sigmas: softmax divides safely.
-    return jax.nn.softmax(jnp.where(inside, exponent, -jnp.inf), axis=(1, 2))
+    return jax.nn.softmax(spatial - contrast / (2 * block.range_sigma**2), axis=1)
 
 
-def _dense(block: _Block) -> Float[Array, "n T T P"]:
+def _dense(block: _Block) -> Float[Array, "n T*T P"]:
     (h, w), (H, W), (row, column) = block.grid, block.picture.size, block.cells
-    taps, (n, P) = block.taps, block.rows.shape
+    taps, T, (n, P) = block.taps, len(block.taps), block.rows.shape
     # A pixel more than 3 sigma: the disc decides.
     reach_y, reach_x = (
         jnp.ceil(3 * block.spatial_sigma * N / n_).astype(jnp.int32) for N, n_ in ((H, h), (W, w))
     )
     pixels = _colours(block.picture, block.rows, block.columns)
     top = block.rows.min(axis=1)
-    depth = (block.rows.max(axis=1) - top).max() + 1 + 2 * reach_y
-    chunks = -(-(block.widest + 2 * reach_x) // _COLUMNS)
+    down = block.rows - top[:, None]  # [n, P]
+    depth, width = down.max() + 1 + 2 * reach_y, block.widest + 2 * reach_x
 
-    # p': every pixel that the window of some pixel of the tile holds, row by row.
-    def window_row(i, weights: Float[Array, "n T T P"]) -> Float[Array, "n T T P"]:
-        y = top - reach_y + i  # [n]
-        vertical = _triangle(y, row, taps, h, H) * _in_bounds(y, H)[:, None]  # [n, T]
-        dy = (y[:, None] - block.rows) * (h / H)  # [n, P]
+    # p': every pixel that the window of some pixel of the tile holds, y rows and d columns at once.
+    # What depends on the columns alone is made outside the loop over the rows.
+    def window_columns(k, weights: Float[Array, "n T T P"]) -> Float[Array, "n T T P"]:
+        x = (block.left - reach_x + _COLUMNS * k)[:, None] + jnp.arange(_COLUMNS)  # [n, d]
+        horizontal = _triangle(x, column[:, None], taps, w, W) * _in_bounds(x, W)[..., None]
+        # A product for each row: [T, d] x [d, P].
+        horizontal = jnp.broadcast_to(horizontal.mT[:, None], (n, _ROWS, T, _COLUMNS))
+        dx = (x[..., None] - block.columns[:, None]) * (w / W)  # [n, d, P]
+        squared_dx = dx[:, None] ** 2
 
-        def window_columns(k, across: Float[Array, "n P T"]) -> Float[Array, "n P T"]:
-            x = (block.left - reach_x + _COLUMNS * k)[:, None] + jnp.arange(_COLUMNS)  # [n, d]
-            horizontal = _triangle(x, column[:, None], taps, w, W) * _in_bounds(x, W)[..., None]
-            dx = (x[:, None] - block.columns[..., None]) * (w / W)  # [n, P, d]
-            distance = dy[..., None] ** 2 + dx**2
-            neighbours = _colours(block.picture, y[:, None], x)
+        def window_rows(i, weights: Float[Array, "n T T P"]) -> Float[Array, "n T T P"]:
+            offset = _ROWS * i - reach_y + jnp.arange(_ROWS)
+            y = top[:, None] + offset  # [n, y]
+            vertical = _triangle(y, row[:, None], taps, h, H) * _in_bounds(y, H)[..., None]
+            dy = (offset[:, None] - down[:, None]) * (h / H)  # [n, y, P]
+            distance = dy[:, :, None] ** 2 + squared_dx  # [n, y, d, P]
+            neighbours = _colours(block.picture, y[..., None], x[:, None])
             contrast = sum(
-                (p[..., None] - q[:, None]) ** 2 for p, q in zip(pixels, neighbours, strict=True)
+                (p[:, None, None] - q[..., None]) ** 2
+                for p, q in zip(pixels, neighbours, strict=True)
             )
             exponent = -distance / (2 * block.spatial_sigma**2)
             exponent -= contrast / (2 * block.range_sigma**2)
             weight = jnp.where(_in_disc(distance, block.spatial_sigma), jnp.exp(exponent), 0)
-            return across + _einsum("npd,ndi->npi", weight, horizontal)
+            across = _einsum("nyid,nydp->nyip", horizontal, weight)
+            # Spelled out: as a product, of so few terms, it was slower.
+            return weights + sum(
+                vertical[:, r, :, None, None] * across[:, r, None] for r in range(_ROWS)
+            )
 
-        across = lax.fori_loop(0, chunks, window_columns, jnp.zeros((n, P, taps.size)))
-        return weights + vertical[..., None, None] * across.mT[:, None]
+        return lax.fori_loop(0, -(-depth // _ROWS), window_rows, weights)
 
-    zeros = jnp.zeros((n, taps.size, taps.size, P))
-    weights = lax.fori_loop(0, depth, window_row, zeros)
+    zeros = jnp.zeros((n, T, T, P))
+    weights = lax.fori_loop(0, -(-width // _COLUMNS), window_columns, zeros)
     # The triangles of a pixel sum to 1, so this is the sum over the window as well.
-    return weights / weights.sum(axis=(1, 2), keepdims=True)
+    return _flat(weights / weights.sum(axis=(1, 2), keepdims=True))
+
+
+def _flat(weights: Float[Array, "n T T P"]) -> Float[Array, "n T*T P"]:
+    return weights.reshape(len(weights), -1, weights.shape[-1])
 
 
 # A pixel lies within 1/2 of its cell's centre, a disc 3 sigma around it, a triangle 1 beyond.
@@ -434,14 +448,15 @@ def _tiles(
     (top, height), (left, width) = jax.tree.map(jnp.asarray, (_extents(h, H), _extents(w, W)))
     chunks = jnp.asarray(_chunks((h, w), (H, W), G))
     # Colours at the patch centres go with the scores: a tile needs both of the same taps.
-    patches = jnp.moveaxis(_unit(picture.patches), -1, 0)
-    maps = jnp.concatenate([scores, patches])
+    patches = picture.patches.astype(jnp.float32)
+    maps = jnp.concatenate([jnp.moveaxis(scores, 0, -1), patches], axis=-1)
+    white = 255 if picture.pixels.dtype == jnp.uint8 else 1
 
     def group(g, carry):
         row = jnp.repeat(jnp.minimum(g * G + jnp.arange(G), h - 1), w)
         column = jnp.tile(jnp.arange(w), G)
-        windows = _windows(maps, row, column, taps)  # [n, C + 3, T, T]
-        S_q, centres = windows[:, :C], [windows[:, C + channel] for channel in range(3)]
+        windows = _windows(maps, row, column, taps)  # [n, T*T, C + 3]
+        S_q, centres = windows[..., :C].mT, [windows[..., C + channel] for channel in range(3)]
         across = jnp.maximum(width[column], 1)[:, None]
         last = jnp.maximum(height[row] * width[column], 1)[:, None] - 1
 
@@ -464,10 +479,10 @@ def _tiles(
                     centres,
                     taps,
                     spatial_sigma,
-                    range_sigma,
+                    white * range_sigma,
                 )
             )
-            finished = finish(_einsum("ncji,njip->ncp", S_q, W_pq))
+            finished = finish(_einsum("ncq,nqp->ncp", S_q, W_pq))
             return at + 1, lax.dynamic_update_index_in_dim(done, finished.swapaxes(0, 1), at, 1)
 
         return lax.fori_loop(0, chunks[g], block, carry)
@@ -552,28 +567,24 @@ def _in_disc(squared_distance, sigma):
     return squared_distance <= 9 * sigma**2 * (1 + 1e-6)
 
 
-def _unit(colours):
-    return colours.astype(jnp.float32) / (255 if colours.dtype == jnp.uint8 else 1)
-
-
 def _colours(picture, rows, columns) -> list[Array]:
-    """Red, green, blue in 0..1 at pixel rows and columns, clamped to the true size.
+    """Red, green, blue at pixel rows and columns, clamped to the true size.
 
     An array a channel: a slice of one array inside the loop over a window would cost XLA's CPU
     backend its vector instructions, three times the time.
     """
     (H, W) = picture.size
     rows, columns = jnp.clip(rows, 0, H - 1), jnp.clip(columns, 0, W - 1)
-    colours = _unit(picture.pixels[(rows - picture.top) * picture.stride + columns])
-    return [colours[..., channel] for channel in range(3)]
+    colours = picture.pixels[(rows - picture.top) * picture.stride + columns]
+    return [colours[..., channel].astype(jnp.float32) for channel in range(3)]
 
 
-def _windows(maps, row, column, taps) -> Float[Array, "n K T T"]:
+def _windows(maps: Float[Array, "h w K"], row, column, taps) -> Float[Array, "n T*T K"]:
     """The taps around cells [n]; beyond the grid, where W is 0, the border's."""
-    _, h, w = maps.shape
+    h, w, K = maps.shape
     rows = jnp.clip(row[:, None] + taps, 0, h - 1)  # [n, T]
     columns = jnp.clip(column[:, None] + taps, 0, w - 1)
-    return jnp.moveaxis(maps[:, rows[:, :, None], columns[:, None]], 0, 1)
+    return maps[rows[:, :, None], columns[:, None]].reshape(len(row), -1, K)
 
 
 def _options(scores, guide, spatial_sigma, range_sigma, form):
