@@ -74,8 +74,8 @@ PRESETS["miniature"] = Preset(
     "appearance",
     dataclasses.replace(BUNDLES["robust"], start="maskclip"),
     short_side=112,
-    grid=28,
-    attention_size=224,
+    grid=14,
+    attention_size=112,
 )
 
 

@@ -148,7 +148,7 @@ def test_segment_runs_on_a_picture_of_another_size(offline, clip_flags, evaluate
 
 def test_the_presets_sizes_are_defaults(tiny_clip):
     model = dsolo.load("miniature", clip=tiny_clip)
-    assert (model.short_side, model.grid) == (112, 28)
+    assert (model.short_side, model.grid) == (112, 14)
     other = dsolo.load("miniature", clip=tiny_clip, short_side=96, grid=12)
     assert (other.short_side, other.grid) == (96, 12)
     assert dsolo.load("clip_b16", clip=tiny_clip).short_side == 336
