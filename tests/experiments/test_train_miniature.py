@@ -96,6 +96,22 @@ def test_naming_is_the_likelihood_of_what_is_named():
     np.testing.assert_allclose(found, -np.log(likelihood).sum(axis=1).mean(), rtol=1e-5)
 
 
+def test_a_noun_looks_where_its_map_is_high():
+    random = np.random.default_rng(0)
+    dense, patches = random.standard_normal((2, 3, 4, 5, 8)).astype(np.float32)
+    prompts = random.standard_normal((6, 8)).astype(np.float32)
+    maps = np.einsum("bhwd,vd->bvhw", dense, prompts).reshape(3, 6, 20)
+    values = np.einsum("bhwd,vd->bvhw", patches, prompts).reshape(3, 6, 20)
+    weights = np.exp(0.7 * maps) / np.exp(0.7 * maps).sum(axis=-1, keepdims=True)
+    for sharpness, wanted in (
+        (0.0, values.mean(axis=-1)),
+        (0.7, (weights * values).sum(axis=-1)),
+        (1e4, np.take_along_axis(values, maps.argmax(-1)[..., None], -1)[..., 0]),
+    ):
+        found = contrastive.look(*map(jnp.asarray, (dense, patches, prompts, sharpness)))
+        np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
 # ---------------------------------------------------------------------------------- the pictures
 
 
