@@ -99,7 +99,7 @@ class Readings:
     velocity_winner: str = _choice("early", WINNERS, "which arrival is the class (Q2)")
     tau: float = _number(0.5, "the velocity's threshold (notes: 0.3)")
     max_steps: int = _number(100, "cap on the velocity's steps (M2N2: 1000)")
-    path_cost: str = _choice("one_minus_rowmax", COSTS, "transport cost from attention (Q6)")
+    path_cost: str = _choice("minus_log_unit", COSTS, "transport cost from attention (Q6)")
     path_score: str = _choice("minus_column_cost", SCORES, "which scalar of the plan scores (Q5)")
     epsilon: float = _number(0.1, "entropy of the path (notes: 0.1)")
     sinkhorn_iters: int = _number(50, "rounds of the path (notes: 50)")
