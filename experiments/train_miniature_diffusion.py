@@ -11,6 +11,7 @@ mass stays on a patch's own class. Needs optax, which the extra `train` installs
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,8 @@ from experiments.training.tokenizer import write_tokenizer
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the world, the weights and the batches.")
 _SCENES = flags.DEFINE_integer("scenes", 4000, "Pictures to train on.", lower_bound=1)
-_AUTOENCODER_STEPS = flags.DEFINE_integer("autoencoder_steps", 400, "Of 8 crops.", lower_bound=1)
-_DENOISER_STEPS = flags.DEFINE_integer("denoiser_steps", 400, "Of 8 crops.", lower_bound=1)
+_AUTOENCODER_STEPS = flags.DEFINE_integer("autoencoder_steps", 800, "Of 8 crops.", lower_bound=1)
+_DENOISER_STEPS = flags.DEFINE_integer("denoiser_steps", 2000, "Of 8 crops.", lower_bound=1)
 _EVERY = flags.DEFINE_integer("every", 100, "Steps between checkpoints.", lower_bound=1)
 
 _BATCH = 8
@@ -51,6 +52,7 @@ _DROPPED = 0.3  # of the captions: a graph is asked for without one
 _VOCABULARY = 1024
 _TUNE_SCENES = 40  # that attention is measured on
 _LOGGED, _REPORTED = (100,), (100, 300)  # timesteps
+_LOGS = ("autoencoder.jsonl", "denoiser.jsonl")
 
 _CARD = """---
 license: apache-2.0
@@ -108,6 +110,8 @@ def main() -> None:
     denoiser = _train_denoiser(folder, seed, config, latents, tokens, measure)
     target = folder / "stable_diffusion"
     save(target, config, autoencoder, denoiser, folder / "tokenizer")
+    for log in _LOGS:
+        shutil.copyfile(folder / log, target / log)
     trained = measure(denoiser, _REPORTED)
     start = measure(diffusion.init_denoiser(config, seed), _LOGGED)
     with atomic(target / "README.md") as temporary:
@@ -123,8 +127,7 @@ def _card(folder: Path, trained: dict, start: dict) -> str:
     """
     given = (_SEED, _SCENES, _AUTOENCODER_STEPS, _DENOISER_STEPS)
     autoencoder, denoiser = (
-        json.loads((folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[-1])
-        for name in ("autoencoder", "denoiser")
+        json.loads((folder / log).read_text(encoding="utf-8").splitlines()[-1]) for log in _LOGS
     )
     rows = [
         f"| {layer} | {which} | {timestep} | {m['own']:.2f} | {m['base']:.2f} "

@@ -50,15 +50,15 @@ def test_diffusers_sees_the_same(source, scenes, graphs):
 
 
 def test_patches_look_at_their_own_class(scenes, graphs):
-    """Well above what flat rows would, over all patches and over those of things."""
+    """Twice what flat rows would, over all patches and over those of things."""
     labels = majority(np.stack([scene.labels for scene in scenes]), 4).reshape(SCENES, -1)
     same = labels[:, :, None] == labels[:, None]
     own, flat = (graphs * same).sum(-1), same.mean(-1)
     for rows in (labels >= 0, labels >= miniature.NUM_STUFF):
-        assert own[rows].mean() > 1.4 * flat[rows].mean()
+        assert own[rows].mean() > 2 * flat[rows].mean()
 
 
 def test_it_is_small():
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 12 * 2**20
-    assert {path.suffix for path in files} == {".safetensors", ".json", ".txt", ".md"}
+    assert {path.suffix for path in files} == {".safetensors", ".json", ".jsonl", ".txt", ".md"}
