@@ -30,9 +30,7 @@ def run() -> Iterator[dict]:
     maps, which are random here.
     """
     on_cpu = jax.default_backend() == "cpu"
-    batches, class_counts, repeats = (
-        ((1,), (21,), 1) if on_cpu else ((1, 8, 32), (21, 150), 5)
-    )
+    batches, class_counts, repeats = ((1,), (21,), 1) if on_cpu else ((1, 8, 32), (21, 150), 5)
     model = _model()
     torch_seconds = _torch_timer(model, repeats)
     for classes in class_counts:
