@@ -118,7 +118,7 @@ def rows(table: str, model: dsolo.Model | None = None, sources: Sequence[str] = 
             for name, source in {
                 "source": lambda: {name: {"attention": name} for name in sources},
                 "layer": lambda: {
-                    name: {"attention_layers": (name,)} for name in _layer_names(model)
+                    " + ".join(layers): {"attention_layers": layers} for layers in _layers(model)
                 },
                 "timestep": lambda: {str(step): {"timestep": step} for step in _TIMESTEPS},
             }[table]().items()
@@ -131,11 +131,14 @@ def rows(table: str, model: dsolo.Model | None = None, sources: Sequence[str] = 
     ]
 
 
-def _layer_names(model: dsolo.Model) -> list[str]:
-    """Layers of the model's source, each once."""
+def _layers(model: dsolo.Model) -> list[tuple[str, ...]]:
+    """Those that the model averages, if several, then each of its source's alone."""
     if model.source is None:
-        return [str(i) for i in range(model.config.vision.num_hidden_layers)]
-    return [name for name in attention.layer_names(model.source) if not name.startswith("-")]
+        names = [str(i) for i in range(model.config.vision.num_hidden_layers)]
+    else:
+        names = attention.layer_names(model.source)
+    together = [model.attention_layers] if len(model.attention_layers) > 1 else []
+    return [*together, *((name,) for name in names)]
 
 
 def variant(text: str) -> Readings:

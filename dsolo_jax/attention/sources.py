@@ -34,6 +34,7 @@ class _Kind(NamedTuple):
 
     load: source, dtype, timestep -> config, params.
     layers: which of layer_names(config) are averaged if none are named.
+    layer_names, each: of a config, what its layers may be called, and one name of each.
     patch, multiple: pixels of a patch's side; what a picture's side must be a multiple of.
     size: the picture's side that is taken if none is named.
     attention: params, config, pixels in 0..1, layers, weights -> A.
@@ -42,6 +43,7 @@ class _Kind(NamedTuple):
     load: Callable[[str, DTypeLike | None, float], tuple[Any, Params]]
     layers: tuple[str, ...]
     layer_names: Callable[[Any], Sequence[str]]
+    each: Callable[[Any], Sequence[str]]
     patch: Callable[[Any], int]
     multiple: Callable[[Any], int]
     size: Callable[[Any], int]
@@ -75,6 +77,7 @@ _KINDS = {
         _load_stable_diffusion,
         ("up.0", "up.1"),
         stable_diffusion.layer_names,
+        lambda config: stable_diffusion.unet.layer_names(config.unet),
         stable_diffusion.pixels_per_patch,
         stable_diffusion.size_multiple,
         # What it was trained on, 512 for most. M2N2 has 1024, CLIPer 512 (BUILD_NOTES Q8).
@@ -85,6 +88,7 @@ _KINDS = {
         lambda source, dtype, timestep: dino.load(source, dtype),
         ("-1",),
         dino.layer_names,
+        lambda config: [name for name in dino.layer_names(config) if not name.startswith("-")],
         lambda config: config.patch_size,
         lambda config: config.patch_size,
         lambda config: config.patch_size * round(_SIZE / config.patch_size),
@@ -93,6 +97,7 @@ _KINDS = {
     "appearance": _Kind(
         lambda source, dtype, timestep: (None, {}),
         tuple(appearance.WEIGHTS),
+        lambda config: tuple(appearance.WEIGHTS),
         lambda config: tuple(appearance.WEIGHTS),
         lambda config: appearance.PATCH,
         lambda config: appearance.PATCH,
@@ -186,8 +191,8 @@ def _kind(name: str) -> str:
 
 
 def layer_names(source: Source) -> tuple[str, ...]:
-    """What may be averaged of it."""
-    return tuple(_KINDS[source.kind].layer_names(source.config))
+    """Its layers, each by one name."""
+    return tuple(_KINDS[source.kind].each(source.config))
 
 
 def graph(source: Source, squares: UInt8[Array, "B S S 3"]) -> Float[Array, "B N N"]:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from running import demo_flags, run
 
+import dsolo_jax as dsolo
 from dsolo_jax import datasets, pipeline
 from dsolo_jax.readings import BUNDLES
 from experiments import ablation, bootstrap, plots
@@ -130,6 +131,18 @@ def test_every_table_has_rows_of_usable_settings(model):
     assert set(layers) == {("0",), ("1",)}
     with pytest.raises(ValueError, match="unknown table 'tao' .did you mean 'tau'"):
         ablation.rows("tao")
+
+
+def test_layers_are_taken_together_and_each_once():
+    model = dsolo.load("miniature", attention="miniature")
+    rows = [row for row in ablation.rows("layer", model) if row.method == "path"]
+    assert [dict(row.source)["attention_layers"] for row in rows] == [
+        ("up.0", "up.1"),
+        ("mid_block.attentions.0",),
+        ("up_blocks.1.attentions.0",),
+        ("up_blocks.1.attentions.1",),
+    ]
+    assert rows[0].name == "path, up.0 + up.1"
 
 
 def test_variants_are_bundles_with_changes():
