@@ -101,7 +101,7 @@ class Readings:
     max_steps: int = _number(100, "cap on the velocity's steps (M2N2: 1000)")
     path_cost: str = _choice("minus_log_unit", COSTS, "transport cost from attention (Q6)")
     path_score: str = _choice("minus_column_cost", SCORES, "which scalar of the plan scores (Q5)")
-    epsilon: float = _number(0.1, "entropy of the path (notes: 0.1)")
+    epsilon: float = _number(0.3, "entropy of the path (notes: 0.1)")
     sinkhorn_iters: int = _number(50, "rounds of the path (notes: 50)")
     presence: float = _number(0.5, "weight of the class token's cosine; 0 is the paper; ours")
     level: float = _number(
@@ -138,6 +138,7 @@ BUNDLES = {
         max_steps=1000,
         path_cost="one_minus_max",
         path_score="column_cost",
+        epsilon=0.1,
         presence=0.0,
         level=0.0,
     ),
