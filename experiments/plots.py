@@ -68,7 +68,7 @@ def draw(
     axes.set_xticks(range(len(rows)), rows, rotation=30, ha="right")
     axes.set_ylabel("mIoU %")
     axes.set_title(title)
-    axes.legend(fontsize="small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", bbox_inches="tight")
     with atomic(path) as temporary:
