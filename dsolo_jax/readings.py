@@ -97,6 +97,9 @@ class Readings:
     ipf_iters: int = _number(15, "rounds that make A doubly stochastic (notes: 15)")
     velocity_criterion: str = _choice("saturation", CRITERIA, "when a patch has arrived (Q1)")
     velocity_winner: str = _choice("early", WINNERS, "which arrival is the class (Q2)")
+    velocity_spread: float = _number(
+        0.5, "deviation of the velocity's scores beside presence or level, in the KL map's; ours"
+    )
     tau: float = _number(0.5, "the velocity's threshold (notes: 0.3)")
     max_steps: int = _number(100, "cap on the velocity's steps (M2N2: 1000)")
     path_cost: str = _choice("minus_log_unit", COSTS, "transport cost from attention (Q6)")
@@ -209,8 +212,9 @@ def _path(f: Array, attention: Array, r: Readings) -> Array:
 
 
 def _velocity(f: Array, attention: Array, r: Readings) -> Array:
-    """Row VI. The score 1/(1+l) or l/(1+l); ∓temperature · log(1+l) beside what is in cosines."""
+    """Row VI. The score 1/(1+l) or l/(1+l); beside what is in cosines ∓log(1+l), in one unit."""
     transition = solver.doubly_stochastic(attention, r.ipf_iters)
+    beside_cosines = r.presence or r.level
 
     def score(p: Array) -> Array:
         result = solver.max_velocity(
@@ -221,11 +225,13 @@ def _velocity(f: Array, attention: Array, r: Readings) -> Array:
             criterion=r.velocity_criterion,
             winner=r.velocity_winner,
         )
-        in_cosines = {"early": -r.temperature, "late": r.temperature}[r.velocity_winner]
-        beside_cosines = r.presence or r.level
-        return in_cosines * jnp.log1p(result.steps) if beside_cosines else result.scores
+        sign = {"early": -1, "late": 1}[r.velocity_winner]
+        return sign * jnp.log1p(result.steps) if beside_cosines else result.scores
 
-    return _of_map(f, r, r.velocity_normalise, r.velocity_suppress, score)
+    scores = _of_map(f, r, r.velocity_normalise, r.velocity_suppress, score)
+    if not beside_cosines:
+        return scores
+    return r.velocity_spread * _with_spread_of_kl(scores, f, attention, r)
 
 
 def _fusion(f: Array, attention: Array, r: Readings) -> Array:

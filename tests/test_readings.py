@@ -132,6 +132,19 @@ def test_a_temperature_in_spreads_knows_no_scale(world, method):
     np.testing.assert_allclose(scaled, 10 * scores, atol=1e-3)
 
 
+def test_velocity_beside_presence_has_one_unit_whatever_the_graph(world):
+    """Its deviation, what classes share in a patch aside, is a share of the KL map's."""
+    f, attention, _, _ = world
+    flatter = solver.propagate(attention, attention, num_steps=2)
+    for graph in (attention, flatter):
+        kl, velocity = (
+            np.asarray(discrepancy(f, graph, np.zeros(C), method=method, readings=Readings()))
+            for method in ("kl", "velocity")
+        )
+        kl, velocity = (x - x.mean(axis=0) for x in (kl, velocity))
+        np.testing.assert_allclose(velocity.std(), 0.5 * kl.std(), rtol=1e-4)
+
+
 def test_velocity_without_presence_is_the_solvers_bounded_score(world):
     f, attention, presence, _ = world
     plain = dataclasses.replace(
