@@ -69,6 +69,7 @@ PAPER = {
 _SWEEPS = {
     "tau": (["velocity"], "tau", (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)),
     "ipf": (["velocity"], "ipf_iters", (0, 1, 5, 15, 50, 200)),
+    "spread": (["velocity"], "velocity_spread", (0.25, 0.33, 0.5, 0.67, 1.0)),
     "epsilon": (["path"], "epsilon", (0.03, 0.1, 0.3, 1.0, 3.0)),
     "sinkhorn": (["path"], "sinkhorn_iters", (1, 5, 15, 50, 150)),
     "temperature": (["kl", "path", "velocity"], "temperature", (0.1, 0.25, 0.5, 1.0, 2.0)),

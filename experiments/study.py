@@ -27,6 +27,7 @@ OPTIONS = {
     | {
         "velocity_normalise": tuple(NORMALISERS),
         "velocity_suppress": ("none", "range"),
+        "velocity_spread": (0.33, 0.5, 0.67, 1.0),
         "velocity_criterion": ("saturation", "relative"),
         "tau": (0.1, 0.3, 0.5, 0.7),
     },
