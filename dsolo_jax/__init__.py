@@ -1,6 +1,6 @@
 """dsolo_jax: training-free open-vocabulary semantic segmentation in JAX."""
 
-from dsolo_jax import attention, clip, metrics, refine, solver, vocabulary
+from dsolo_jax import attention, clip, metrics, solver, upsample, vocabulary
 from dsolo_jax.pipeline import (
     PRESETS,
     Model,
@@ -27,9 +27,9 @@ __all__ = [
     "load",
     "metrics",
     "prepare",
-    "refine",
     "segment",
     "segment_batch",
     "solver",
+    "upsample",
     "vocabulary",
 ]

@@ -15,91 +15,23 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from huggingface_hub import errors as hub_errors
 from jax.typing import DTypeLike
 
-from dsolo_jax.files import atomic
+from dsolo_jax.utils.files import atomic
 
 Params = dict[str, Any]
 
 Section = TypeVar("Section")
 
-_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
-_INSTEAD = "give a local folder in the layout of transformers or diffusers instead"
 
 
 # ------------------------------------------------------------------------- finding and reading
-
-
-def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INSTEAD) -> Path:
-    """The local folder of a checkpoint: `source` itself, or the hub's snapshot of it.
-
-    Where the hub's main branch holds no safetensors, as with older checkpoints, the conversion that
-    the hub's own bot has left in a pull request is taken, as transformers does.
-
-    Args:
-        source: a folder, or a hub id "owner/name".
-        files: patterns of the files wanted from the hub, e.g. "*.safetensors".
-        instead: the way out that an error names where the hub does not answer.
-
-    Raises:
-        FileNotFoundError: `source` is neither, or the hub has no such repository.
-        PermissionError: the repository is gated.
-        ConnectionError: the hub cannot be reached and the repository is not in the local cache.
-    """
-    path = Path(source).expanduser()
-    if str(source) and path.is_dir():
-        return path
-    if path.exists() or not _HUB_ID.fullmatch(str(source)):
-        raise FileNotFoundError(
-            f"checkpoint {str(source)!r} is neither a folder nor a hub id of the form owner/name; "
-            "check the spelling, or download it and give its folder"
-        )
-    name, files = str(source), list(files)
-    try:
-        snapshot = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
-        asked_for_weights = any(pattern.endswith(".safetensors") for pattern in files)
-        if asked_for_weights and not any(snapshot.rglob("*.safetensors")):
-            converted = _conversion(name)
-            if converted is not None:
-                snapshot = Path(
-                    huggingface_hub.snapshot_download(
-                        name, revision=converted, allow_patterns=files
-                    )
-                )
-        return snapshot
-    except hub_errors.GatedRepoError as error:
-        raise PermissionError(
-            f"checkpoint {str(source)!r} is gated: accept its terms on the hub and log in with "
-            f"`hf auth login`, or {instead}"
-        ) from error
-    except hub_errors.RepositoryNotFoundError as error:
-        raise FileNotFoundError(
-            f"checkpoint {str(source)!r}: there is no such folder, and no such repository on the "
-            f"hub (a private one needs `hf auth login`); {instead}"
-        ) from error
-    except Exception as error:  # the hub's HTTP errors have no base of their own
-        raise ConnectionError(
-            f"checkpoint {str(source)!r}: there is no such folder, and the hub could not be "
-            f"reached ({type(error).__name__}); go online, or {instead}"
-        ) from error
-
-
-def _conversion(name: str) -> str | None:
-    """The revision in which the hub's bot has converted a repository to safetensors."""
-    for discussion in huggingface_hub.get_repo_discussions(
-        name, author="SFconvertbot", discussion_type="pull_request", discussion_status="open"
-    ):
-        if discussion.title == "Adding `safetensors` variant of this model":
-            return discussion.git_reference
-    return None
 
 
 def read_json(path: Path) -> dict[str, Any]:

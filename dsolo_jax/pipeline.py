@@ -18,13 +18,14 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from dsolo_jax import attention as sources
-from dsolo_jax import cache, images, memory, metrics, refine, vocabulary
+from dsolo_jax import images, metrics, upsample, vocabulary
 from dsolo_jax.attention import Source, resample_attention, resample_maps
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.checks import choose
 from dsolo_jax.clip import ClipConfig, encode_patches, load_tokenizer, patchify
 from dsolo_jax.clip import load as load_clip
 from dsolo_jax.readings import BUNDLES, METHODS, Readings, discrepancy, resolve
+from dsolo_jax.utils import cache, memory
+from dsolo_jax.utils.checks import choose
 from dsolo_jax.vocabulary import BackgroundThreshold, Decision, Vocabulary
 
 # Mean over these blocks of CLIP's image tower is the graph, if CLIP is the attention source. The
@@ -564,19 +565,21 @@ def to_pixels(
     options = _upsampling(readings)
     cutting = {name: options[name] for name in ("form", "spatial_sigma")}
     height, width = picture.pixels.shape[:2]
-    length = refine.strip_length((height, width), scores.shape, **cutting, of_scores=return_scores)
+    length = upsample.strip_length(
+        (height, width), scores.shape, **cutting, of_scores=return_scores
+    )
     labels = np.empty((height, width), np.int32)
     classes = len(scores) if decide is None else decide.num_classes
     upsampled = np.empty((classes, height, width), np.float32) if return_scores else None
-    for rows, strip in refine.strips(picture.pixels, scores.shape, length=length, **cutting):
+    for rows, strip in upsample.strips(picture.pixels, scores.shape, length=length, **cutting):
         pixels = (rows.stop - rows.start) * width
         if return_scores:
-            found = np.asarray(refine.strip_scores(scores, strip, **options))[:, :pixels]
+            found = np.asarray(upsample.strip_scores(scores, strip, **options))[:, :pixels]
             found = found if decide is None else np.asarray(decide(found))
             upsampled[:, rows] = found.reshape(classes, -1, width)
             labels[rows] = upsampled[:, rows].argmax(axis=0)
         else:
-            found = refine.strip_labels(scores, strip, **options, decide=decide)
+            found = upsample.strip_labels(scores, strip, **options, decide=decide)
             found = np.asarray(found)[:pixels]
             labels[rows] = found.reshape(-1, width)
     return Result(labels, upsampled)
@@ -607,10 +610,10 @@ def compare(
     options = _upsampling(readings)
     cutting = {name: options[name] for name in ("form", "spatial_sigma")}
     sizes = [picture.pixels.shape[:2] for picture in pictures]
-    length = max(refine.strip_length(size, shape, **cutting) for size in sizes)
-    cut = [refine.strips(p.pixels, shape, length=length, **cutting) for p in pictures]
+    length = max(upsample.strip_length(size, shape, **cutting) for size in sizes)
+    cut = [upsample.strips(p.pixels, shape, length=length, **cutting) for p in pictures]
     cut += [iter(())] * (devices - len(pictures))
-    nothing = slice(0), refine.idle_strip(shape, length)
+    nothing = slice(0), upsample.idle_strip(shape, length)
     classes = shape[0] if decide is None else decide.num_classes
     program = _program(_compare, model.mesh, 0, ignore=ignore, decide=decide, **options)
     zeros = np.zeros((devices, len(truths[0]), classes, classes), np.int32)
@@ -632,14 +635,14 @@ def compare(
 
 def _compare(
     scores: Float[Array, "1 C r r"],
-    strip: refine.Strip,
+    strip: upsample.Strip,
     truth: Int[Array, "1 K L"],
     total: Int[Array, "1 K C C"],
     *,
     ignore: int,
     **options: Any,
 ) -> tuple[Int[Array, "1 L"], Int[Array, "1 K C C"]]:
-    labels = refine.strip_labels(scores[0], jax.tree.map(lambda x: x[0], strip), **options)
+    labels = upsample.strip_labels(scores[0], jax.tree.map(lambda x: x[0], strip), **options)
     classes = total.shape[-1]
     counts = [metrics.confusion_matrix(labels, true, classes, ignore) for true in truth[0]]
     return labels[None], total + jnp.stack(counts)

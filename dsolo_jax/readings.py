@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from dsolo_jax import clip, refine, solver
-from dsolo_jax.checks import choose
-from dsolo_jax.refine import FORMS, RULES
+from dsolo_jax import clip, solver
 from dsolo_jax.solver.kl import SIGNS
+from dsolo_jax.solver.normalise import RULES
 from dsolo_jax.solver.path import COSTS, SCORES, needs_log_domain
 from dsolo_jax.solver.velocity import CRITERIA, WINNERS
+from dsolo_jax.upsample import FORMS
+from dsolo_jax.utils.checks import choose
 
 
 def _softmax(f: Array, temperature: float) -> Array:
@@ -172,7 +173,7 @@ def _of_map(f: Array, r: Readings, normalise: str, suppress: str, score: Callabl
     A class that suppression leaves nothing of gets the lowest score there is, everywhere.
     """
     f = NORMALISERS[normalise](f, r.temperature)
-    f = refine.suppress(f, rule=suppress, below=r.suppress_below)
+    f = suppress_weak(f, rule=suppress, below=r.suppress_below)
     empty = jnp.all(f <= 0, axis=-1, keepdims=True)
     scores = score(jnp.where(empty, 1.0, f))
     return jnp.where(empty, jnp.min(scores), scores)

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from dsolo_jax import cache, clip
+from dsolo_jax import clip
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.files import atomic
-from dsolo_jax.progress import progress
 from dsolo_jax.templates import IMAGENET_TEMPLATES
+from dsolo_jax.utils import cache
+from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.progress import progress
 
 # What a background class is called by, where a benchmark has one: NACLIP's list for VOC21.
 BACKGROUND_WORDS = (

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dsolo_jax.files import atomic
+from dsolo_jax.utils.files import atomic
 from experiments import ablation, bootstrap, common, plots
 
 _DATASET = common.define_dataset("miniature")

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import dsolo_jax as dsolo
 from dsolo_jax import attention, clip, datasets, pipeline, readings, vocabulary
-from dsolo_jax.checks import choose
-from dsolo_jax.progress import progress
 from dsolo_jax.readings import Readings
+from dsolo_jax.utils.checks import choose
+from dsolo_jax.utils.progress import progress
 from experiments import evaluation
 from experiments.bootstrap import Interval, Tally
 

@@ -13,7 +13,7 @@ import jax
 from absl import flags
 
 import dsolo_jax as dsolo
-from dsolo_jax.files import write_json
+from dsolo_jax.utils.files import write_json
 from experiments import common
 
 STAGES = (

@@ -17,7 +17,7 @@ from tokenizers.models import WordLevel
 
 from dsolo_jax import clip, images
 from dsolo_jax.checkpoints import flatten, unflatten
-from dsolo_jax.files import atomic
+from dsolo_jax.utils.files import atomic
 from experiments import common
 
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo", "Folder to write.")

@@ -22,8 +22,8 @@ from jax.experimental import multihost_utils
 
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, images, metrics, pipeline, vocabulary
-from dsolo_jax.files import atomic, remove_leftovers, write_json, writing
-from dsolo_jax.progress import progress
+from dsolo_jax.utils.files import atomic, remove_leftovers, write_json, writing
+from dsolo_jax.utils.progress import progress
 from experiments.bootstrap import Tally
 
 _COLUMNS = ("id", "miou", "accuracy")

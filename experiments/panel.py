@@ -7,7 +7,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, images, vocabulary
+from dsolo_jax import datasets, vocabulary
+from dsolo_jax.draw import palette
 
 _SIDE = 168  # of a picture's square, pixels
 _GAP = 8
@@ -38,7 +39,7 @@ def draw_panel(
     Labels outside the names are left white. Everything is squeezed into squares.
     """
     font = ImageFont.load_default(_FONT)
-    colours = np.vstack([images.palette(len(names)), [[255, 255, 255]]])
+    colours = np.vstack([palette(len(names)), [[255, 255, 255]]])
     present = np.zeros(len(names) + 1, bool)
     for _, *maps in examples:
         for labels in maps:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dsolo_jax.files import atomic
+from dsolo_jax.utils.files import atomic
 from experiments.bootstrap import Interval
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from absl import flags
 
-from dsolo_jax.files import atomic, write_json
 from dsolo_jax.readings import BUNDLES, Readings
+from dsolo_jax.utils.files import atomic, write_json
 from experiments import ablation, bootstrap, common, study
 from experiments.ablation import Setting
 

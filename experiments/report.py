@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from dsolo_jax import images, metrics
-from dsolo_jax.checks import choose
-from dsolo_jax.files import atomic
-from dsolo_jax.progress import progress
+from dsolo_jax import draw, images, metrics
+from dsolo_jax.utils.checks import choose
+from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.progress import progress
 from experiments import common
 from experiments.reports import charts, runs, table
 from experiments.reports.runs import Picture, Run
@@ -104,7 +104,7 @@ def draw_panels(run: Run, chosen: list[Picture], folder: Path) -> None:
                 f"{example['labels'].shape}: the dataset has changed since; evaluate again"
             )
         _, iou = metrics.mean_iou(runs.confusion(run, (picture,)))
-        panels = images.panels(
+        panels = draw.panels(
             example["image"],
             {"truth": example["labels"], f"prediction, mIoU {100 * picture.miou:.1f}": labels},
             run.classes,

@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 
 import dsolo_jax as dsolo
-from dsolo_jax import images, pipeline, vocabulary
+from dsolo_jax import draw, images, pipeline, vocabulary
 from experiments import common
 from experiments.stopwatch import Stopwatch
 
@@ -32,7 +32,7 @@ def main() -> None:
     picture = dsolo.prepare(model, pixels)
     watch("reading")
     [result] = dsolo.segment_batch(model, [picture], words, _METHOD.value, watch=watch)
-    images.write_png(_OUTPUT.value, images.overlay(pixels, result.labels, words.classes))
+    images.write_png(_OUTPUT.value, draw.overlay(pixels, result.labels, words.classes))
     shares = np.bincount(result.labels.ravel(), minlength=len(words.classes)) / result.labels.size
     for c in np.argsort(-shares, kind="stable"):
         if shares[c]:

@@ -21,8 +21,8 @@ from absl import flags
 
 from dsolo_jax import clip
 from dsolo_jax.checkpoints import flatten
-from dsolo_jax.files import atomic
 from dsolo_jax.templates import IMAGENET_TEMPLATES
+from dsolo_jax.utils.files import atomic
 from experiments import common
 from experiments.training import captioned, contrastive, loop, retrieval
 from experiments.training.captioned import Canvas, Captioned

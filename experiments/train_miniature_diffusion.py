@@ -28,8 +28,8 @@ from dsolo_jax.attention.stable_diffusion import StableDiffusionConfig
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import encode_tokens, load_tokenizer
 from dsolo_jax.datasets import miniature
-from dsolo_jax.files import atomic, write_json
-from dsolo_jax.progress import progress
+from dsolo_jax.utils.files import atomic, write_json
+from dsolo_jax.utils.progress import progress
 from experiments import common
 from experiments.training import diffusion, loop
 from experiments.training.attention_mass import attention_mass

@@ -91,7 +91,7 @@ def private_cache(tmp_path_factory):
 
     One for all workers of pytest-xdist, whose own folders lie side by side.
     """
-    from dsolo_jax import cache
+    from dsolo_jax.utils import cache
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base

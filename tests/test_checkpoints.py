@@ -12,7 +12,7 @@ import pytest
 import safetensors.numpy
 from huggingface_hub import errors as hub_errors
 
-from dsolo_jax import checkpoints
+from dsolo_jax import checkpoints, hub
 from dsolo_jax.checkpoints import Row, convolution, linear, pointwise
 
 ROWS = (
@@ -252,7 +252,7 @@ def test_required_values():
 
 
 def test_a_folder_is_taken_as_it_is(tmp_path):
-    assert checkpoints.folder(tmp_path, ["*"]) == tmp_path
+    assert hub.folder(tmp_path, ["*"]) == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -260,13 +260,13 @@ def test_a_folder_is_taken_as_it_is(tmp_path):
 )
 def test_neither_folder_nor_hub_id(source):
     with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
-        checkpoints.folder(source, ["*"])
+        hub.folder(source, ["*"])
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "model.safetensors").touch()
     with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
-        checkpoints.folder(tmp_path / "model.safetensors", ["*"])
+        hub.folder(tmp_path / "model.safetensors", ["*"])
 
 
 def test_the_hub_is_asked_for_the_files_alone(monkeypatch, tmp_path):
@@ -278,7 +278,7 @@ def test_the_hub_is_asked_for_the_files_alone(monkeypatch, tmp_path):
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert checkpoints.folder("owner/name", ("config.json", "*.safetensors")) == tmp_path
+    assert hub.folder("owner/name", ("config.json", "*.safetensors")) == tmp_path
     assert asked == {"owner/name": ["config.json", "*.safetensors"]}
 
 
@@ -302,10 +302,10 @@ def test_a_main_branch_without_safetensors_gives_way_to_the_hubs_own_conversion(
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub, "get_repo_discussions", discussions)
-    found = checkpoints.folder("owner/name", ["config.json", "model*.safetensors"])
+    found = hub.folder("owner/name", ["config.json", "model*.safetensors"])
     assert found == tmp_path / "refs_pr_1"
     # Who asks for no weights gets the main branch.
-    assert checkpoints.folder("owner/name", ["config.json"]) == tmp_path / "main"
+    assert hub.folder("owner/name", ["config.json"]) == tmp_path / "main"
 
 
 _ANSWER = types.SimpleNamespace(headers={}, request=None)
@@ -327,6 +327,6 @@ def test_hub_failures_name_the_source_and_the_way_out(monkeypatch, raised, wante
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     with pytest.raises(wanted, match=f"'owner/name'.*{words}.*local folder"):
-        checkpoints.folder("owner/name", ["*"])
+        hub.folder("owner/name", ["*"])
     with pytest.raises(wanted, match=f"'owner/name'.*{words}.*take the other one"):
-        checkpoints.folder("owner/name", ["*"], "take the other one")
+        hub.folder("owner/name", ["*"], "take the other one")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsolo_jax import images
+from dsolo_jax import draw, images
 
 
 def encoded(image, kind="PNG", **options):
@@ -250,14 +250,14 @@ def test_normalisation_is_that_of_transformers():
 
 
 def test_colours_are_far_apart_and_do_not_change():
-    colours = images.palette(171)
+    colours = draw.palette(171)
     assert colours.shape == (171, 3) and colours.dtype == np.uint8
-    np.testing.assert_array_equal(images.palette(20), colours[:20])
+    np.testing.assert_array_equal(draw.palette(20), colours[:20])
     apart = np.abs(colours[:, None].astype(int) - colours[None]).sum(-1)
     np.fill_diagonal(apart, 999)
     assert apart.min() >= 18
     assert apart[:20, :20].min() >= 60
-    assert images.palette(3000).shape == (3000, 3)
+    assert draw.palette(3000).shape == (3000, 3)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_colours_are_far_apart_and_do_not_change():
 )
 def test_overlay_is_shown_at_a_size_to_look_at(size, displayed):
     labels = np.zeros(size, np.int32)
-    drawn = images.overlay(np.zeros((*size, 3), np.uint8), labels, ["sky, cloud"])
+    drawn = draw.overlay(np.zeros((*size, 3), np.uint8), labels, ["sky, cloud"])
     height, width = displayed
     assert drawn.mode == "RGB"
     assert drawn.width == max(width, 480) and height < drawn.height < height + 120
@@ -283,8 +283,8 @@ def test_overlay_mixes_the_colours_and_draws_borders():
     image = noise(500, 500)
     labels = np.zeros((500, 500), np.int32)
     labels[:, 250:] = 2
-    colours = images.palette(3).astype(float)
-    drawn = np.asarray(images.overlay(image, labels, ["a", "b", "c"], opacity=0.4))
+    colours = draw.palette(3).astype(float)
+    drawn = np.asarray(draw.overlay(image, labels, ["a", "b", "c"], opacity=0.4))
     expected = 0.6 * image + 0.4 * colours[labels]
     inside = np.ones(500, bool)
     inside[249] = False
@@ -296,7 +296,7 @@ def test_legend_has_the_classes_present_only_and_is_capped():
     def height(present):
         labels = np.arange(480 * 480).reshape(480, 480) % present
         names = [f"class {i}" for i in range(150)]
-        return images.overlay(np.zeros((480, 480, 3), np.uint8), labels, names).height
+        return draw.overlay(np.zeros((480, 480, 3), np.uint8), labels, names).height
 
     assert height(1) < height(10) < height(24) < height(25) == height(150)
 
@@ -304,24 +304,24 @@ def test_legend_has_the_classes_present_only_and_is_capped():
 def test_legend_puts_the_largest_class_first():
     labels = np.zeros((480, 480), np.int32)
     labels[:400] = 1
-    drawn = np.asarray(images.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["few", "many"]))
+    drawn = np.asarray(draw.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["few", "many"]))
     legend = drawn[480:].reshape(-1, 3)
     first = [tuple(c) for c in legend.tolist()]
-    few, many = (tuple(c) for c in images.palette(2).tolist())
+    few, many = (tuple(c) for c in draw.palette(2).tolist())
     assert first.index(many) < first.index(few)
 
 
 def test_long_names_do_not_widen_the_overlay():
     labels = np.zeros((480, 480), np.int32)
-    drawn = images.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["word " * 400])
+    drawn = draw.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["word " * 400])
     assert drawn.width == 480
 
 
 def test_overlay_names_what_does_not_fit():
     image, labels = noise(4, 4), np.zeros((4, 4), np.int32)
     with pytest.raises(ValueError, match=r"\(2, 4\), wanted the picture's \(4, 4\)"):
-        images.overlay(image, labels[:2], ["a"])
+        draw.overlay(image, labels[:2], ["a"])
     with pytest.raises(ValueError, match=r"labels hold 1, wanted 0\.\.0 for 1 names"):
-        images.overlay(image, labels + 1, ["a"])
+        draw.overlay(image, labels + 1, ["a"])
     with pytest.raises(ValueError, match=r"opacity is 1\.5"):
-        images.overlay(image, labels, ["a"], opacity=1.5)
+        draw.overlay(image, labels, ["a"], opacity=1.5)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import dsolo_jax as dsolo
-from dsolo_jax import images, pipeline, refine, vocabulary
+from dsolo_jax import images, pipeline, upsample, vocabulary
 from dsolo_jax.readings import BUNDLES, METHODS
 from experiments.compilations import Compilations
 from experiments.demo import CLASSES, COLOURS
@@ -129,7 +129,7 @@ def test_a_four_thousand_pixel_picture_with_150_classes_is_bounded():
     scores = jax.ShapeDtypeStruct((150, 32, 32), jnp.float32)
     guide = jax.ShapeDtypeStruct((pipeline.bucket(3000), pipeline.bucket(4000), 3), jnp.uint8)
     size = jax.ShapeDtypeStruct((2,), jnp.int32)
-    memory = refine.upsample_labels.lower(scores, guide, size).compile().memory_analysis()
+    memory = upsample.upsample_labels.lower(scores, guide, size).compile().memory_analysis()
     total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
     assert 0 < total < 2**31
 

@@ -1,7 +1,7 @@
 """Where the patch graph comes from: each source gives A [N, N] on an r x r grid, rows sum to 1."""
 
 from dsolo_jax.attention import appearance, dino, stable_diffusion
-from dsolo_jax.attention.grid import resample_attention, resample_maps
+from dsolo_jax.attention.resample import resample_attention, resample_maps
 from dsolo_jax.attention.sources import SOURCES, Source, graph, layer_names, load
 
 __all__ = [

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.checks import choose
+from dsolo_jax.utils.checks import choose
 
 PATCH = 8  # pixels
 

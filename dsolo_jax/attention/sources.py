@@ -10,12 +10,12 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from dsolo_jax import checkpoints
+from dsolo_jax import hub
 from dsolo_jax.assets import BUNDLED
 from dsolo_jax.attention import appearance, dino, stable_diffusion
 from dsolo_jax.attention.stable_diffusion.weights import other_copies
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.checks import choose
+from dsolo_jax.utils.checks import choose
 
 # Where a source's name alone is given. CLIP's own maps come from the pipeline's CLIP.
 HUB_IDS = {
@@ -186,7 +186,7 @@ def _kind(name: str) -> str:
     if name in BUNDLED:
         return "stable_diffusion"
     settings = "model_index.json", "config.json"
-    directory = checkpoints.folder(name, settings, other_copies(name))
+    directory = hub.folder(name, settings, other_copies(name))
     return "dino" if (directory / "config.json").is_file() else "stable_diffusion"
 
 

@@ -2,7 +2,8 @@
 
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip.config import VIT_B16, VIT_L14, ClipConfig, TextConfig, VisionConfig
-from dsolo_jax.clip.model import (
+from dsolo_jax.clip.tokenizer import load_tokenizer
+from dsolo_jax.clip.towers import (
     STARTS,
     ImageEncoding,
     encode_image,
@@ -10,7 +11,6 @@ from dsolo_jax.clip.model import (
     encode_text,
     encode_tokens,
 )
-from dsolo_jax.clip.tokenizer import load_tokenizer
 from dsolo_jax.clip.weights import init, load, save
 from dsolo_jax.transformer import patchify
 

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE
 
-from dsolo_jax import checkpoints
+from dsolo_jax import hub
 from dsolo_jax.assets import bundled
 
 FILES = ("tokenizer.json", "vocab.json", "merges.txt")
@@ -89,7 +89,7 @@ def load_tokenizer(
         OSError: no such checkpoint, or no tokenizer in it.
         ValueError: the files are damaged; from the function, a text exceeds the context length.
     """
-    tokenizer = read_tokenizer(checkpoints.folder(bundled(source, "clip"), FILES))
+    tokenizer = read_tokenizer(hub.folder(bundled(source, "clip"), FILES))
     end = tokenizer.token_to_id(_END)
 
     def tokenize(texts: Sequence[str]) -> Int[np.ndarray, "Q L"]:

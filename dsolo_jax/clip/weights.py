@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from dsolo_jax import checkpoints
+from dsolo_jax import checkpoints, hub
 from dsolo_jax.assets import bundled
 from dsolo_jax.checkpoints import Params, Row, convolution, linear
-from dsolo_jax.clip import model
+from dsolo_jax.clip import towers
 from dsolo_jax.clip.config import ClipConfig, config_json, read_config
-from dsolo_jax.files import write_json
+from dsolo_jax.utils.files import write_json
 
 FILES = ("config.json", *checkpoints.weight_files())
 
@@ -83,12 +83,12 @@ def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[Cli
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
-    directory = checkpoints.folder(bundled(source, "clip"), FILES)
+    directory = hub.folder(bundled(source, "clip"), FILES)
     config = read_config(directory)
     tree = checkpoints.convert(
         checkpoints.read_tensors(directory, ignore=IGNORE),
         TABLE,
-        model.parameter_shapes(config),
+        towers.parameter_shapes(config),
         source=directory,
     )
     return config, checkpoints.cast(tree, dtype)
@@ -113,5 +113,5 @@ def init(config: ClipConfig, key: jax.Array) -> Params:
         fan_in = math.prod(shape[:-1]) if path.endswith("kernel") else 1
         return jnp.asarray(random.standard_normal(shape, np.float32) / math.sqrt(fan_in))
 
-    shapes = checkpoints.flatten(model.parameter_shapes(config))
+    shapes = checkpoints.flatten(towers.parameter_shapes(config))
     return checkpoints.unflatten({path: leaf(path, s.shape) for path, s in shapes.items()})

@@ -6,13 +6,13 @@ and its word lists in vocab/.
 
 from pathlib import Path
 
-from dsolo_jax.checks import choose
 from dsolo_jax.datasets import ade20k, cityscapes, coco, context, voc
 from dsolo_jax.datasets.benchmark import IGNORE, Benchmark, Dataset
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.folder import load_folder
 from dsolo_jax.datasets.loading import examples
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol, protocol
+from dsolo_jax.utils.checks import choose
 
 __all__ = [
     "IGNORE",

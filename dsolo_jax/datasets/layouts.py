@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dsolo_jax.checks import choose
 from dsolo_jax.datasets.benchmark import Pair
+from dsolo_jax.utils.checks import choose
 
 _LISTED = 5
 

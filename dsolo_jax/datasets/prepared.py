@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from dsolo_jax.checks import choose
 from dsolo_jax.datasets.benchmark import Benchmark, Dataset, Encoded, Found, Pair, decode
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol, classes
-from dsolo_jax.files import atomic
-from dsolo_jax.progress import progress
+from dsolo_jax.utils.checks import choose
+from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.progress import progress
 
 _VERSION = "2.0.0"
 _BUILDING = ".building"

@@ -8,8 +8,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dsolo_jax.checks import choose
 from dsolo_jax.datasets.classes import read_classes
+from dsolo_jax.utils.checks import choose
 from dsolo_jax.vocabulary import BackgroundThreshold
 
 # Words that stand for the classes, a list for each benchmark in vocab/. NACLIP's have synonyms, and

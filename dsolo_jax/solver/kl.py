@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.checks import choose
+from dsolo_jax.utils.checks import choose
 
 _FLOOR = 1e-12  # of N·q: a suppressed patch is very, not infinitely, far from uniform
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
-from dsolo_jax.checks import choose
 from dsolo_jax.solver.products import backward, forward
+from dsolo_jax.utils.checks import choose
 
 # exp(-x) and the scaling vectors it calls for stay inside float32's range up to about this x.
 _LARGEST_EXPONENT = 40.0

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.checks import choose
 from dsolo_jax.solver.products import backward, forward
+from dsolo_jax.utils.checks import choose
 
 _TINY = 1e-9  # keeps the quotients of empty maps and patches finite
 _FAR_AWAY = -1e25  # where a state was before the start: no step from there is a small one

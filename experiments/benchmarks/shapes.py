@@ -4,8 +4,8 @@ import jax
 import numpy as np
 
 import dsolo_jax as dsolo
-from dsolo_jax import clip, images, pipeline, readings, refine, vocabulary
-from dsolo_jax.clip.model import parameter_shapes
+from dsolo_jax import clip, images, pipeline, readings, upsample, vocabulary
+from dsolo_jax.clip.towers import parameter_shapes
 from experiments.benchmarks.timing import product_flops
 from experiments.compilations import Compilations
 from experiments.stopwatch import Stopwatch
@@ -53,7 +53,7 @@ def run() -> list[dict]:
     flops = {n: _clip_flops(int(n)) for n in np.unique([*lengths, *padded])}
     encoder = _added([flops[n] for n in padded], [flops[n] for n in lengths])
     shape = (_CLASSES, _GRID, _GRID)
-    tiles = _added([refine.tile_pixels(size, shape) for size in sizes], [h * w for h, w in sizes])
+    tiles = _added([upsample.tile_pixels(size, shape) for size in sizes], [h * w for h, w in sizes])
     return [
         {
             "stage": "shapes",
@@ -94,7 +94,7 @@ def _programs(sizes: list[tuple[int, int]]) -> int:
     seen = set()
     for size in sizes:
         picture = dsolo.prepare(model, np.zeros((*size, 3), np.uint8))
-        length = refine.strip_length(size, (4, 16, 16))
+        length = upsample.strip_length(size, (4, 16, 16))
         needs = pipeline.bucket(len(picture.patches)), length
         if needs in seen:  # no shape of an argument would be a new one
             continue

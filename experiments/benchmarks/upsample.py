@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsolo_jax.refine import upsample_labels
+from dsolo_jax.upsample import upsample_labels
 from experiments.benchmarks.timing import compare, xla_account
 
 _GRID = 64

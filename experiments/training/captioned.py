@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from dsolo_jax.datasets import miniature
-from dsolo_jax.progress import progress
+from dsolo_jax.utils.progress import progress
 
 MARGIN = 8  # pixels a kept picture is larger than what is cut from it at random
 CAPTIONS = 6  # kept for each scene

@@ -24,7 +24,7 @@ from dsolo_jax.attention.stable_diffusion.config import (
 )
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import TextConfig
-from dsolo_jax.clip.model import text_parameter_shapes
+from dsolo_jax.clip.towers import text_parameter_shapes
 from experiments.training.decoder import Decoder
 
 SIZE = 112  # of the pictures, pixels

@@ -12,8 +12,8 @@ import optax
 import safetensors.numpy
 
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.files import atomic
-from dsolo_jax.progress import progress
+from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.progress import progress
 
 Batch = Any
 

@@ -12,7 +12,7 @@ from dsolo_jax.attention.stable_diffusion import StableDiffusionConfig
 from dsolo_jax.attention.stable_diffusion.weights import STEMS, unet_table, vae_table
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip.weights import TEXT_TABLE
-from dsolo_jax.files import write_json
+from dsolo_jax.utils.files import write_json
 from experiments.training.diffusion import SCHEDULE, SIZE
 
 

@@ -8,7 +8,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 
 from dsolo_jax.clip.tokenizer import read_tokenizer
-from dsolo_jax.files import atomic, write_json
+from dsolo_jax.utils.files import atomic, write_json
 
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _END_OF_WORD = "</w>"

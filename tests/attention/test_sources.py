@@ -11,9 +11,10 @@ import transformers
 from huggingface_hub import errors as hub_errors
 
 import dsolo_jax as dsolo
-from dsolo_jax import images, memory, pipeline, vocabulary
+from dsolo_jax import images, pipeline, vocabulary
 from dsolo_jax.attention import appearance, dino, sources, stable_diffusion
 from dsolo_jax.attention.stable_diffusion import unet, vae
+from dsolo_jax.utils import memory
 from experiments.demo import CLASSES
 
 SIZE = 128  # 16 x 16 patches of the tiny Stable Diffusion

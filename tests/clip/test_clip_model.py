@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from dsolo_jax import checkpoints, clip
-from dsolo_jax.clip import model as towers
+from dsolo_jax.clip import towers
 
 ACTS = ("quick_gelu", "gelu")
 SIZES = [(64, 64), (224, 224), (336, 448), (448, 336)]

@@ -10,7 +10,7 @@ from PIL import Image
 from running import driver
 from running import run as drive
 
-from dsolo_jax import images
+from dsolo_jax import draw, images
 from experiments import ablation
 from experiments.reports import charts, runs, table
 from experiments.reports.published import BENCHMARKS, PUBLISHED
@@ -309,7 +309,7 @@ def test_report_writes_tables_charts_and_panels(labelled, tmp_path):
     # Each pixel is 160 x 160; the picture, the truth and the prediction stand side by side.
     pixels = np.asarray(Image.open(tmp_path / "run" / "panels" / "left.png"))
     step, top = images._PANEL + images._PANEL_FONT // 2, 2 * images._PANEL_FONT
-    cat, dog = images.palette(2)
+    cat, dog = draw.palette(2)
     for part, expected in (
         (0, [[(77,) * 3] * 4] * 2),
         (1, [[cat, cat, dog, dog], [cat, images._IGNORED, dog, dog]]),

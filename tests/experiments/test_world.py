@@ -13,6 +13,7 @@ from PIL import Image
 from running import command
 
 import dsolo_jax as dsolo
+from dsolo_jax import draw
 from dsolo_jax.assets import bundled
 from dsolo_jax.datasets import miniature
 from experiments.evaluation import evaluate, sentence
@@ -126,7 +127,7 @@ def test_a_panel_leaves_what_has_no_label_white():
     picture = np.full((5, 8, 3), (9, 200, 9), np.uint8)
     ignored, known = np.full((5, 8), 255), np.zeros((5, 8), int)
     colours = np.asarray(draw_panel([(picture, ignored, known)], ["sky"])).reshape(-1, 3)
-    sky = (colours == dsolo.images.palette(1)[0]).all(-1).sum()
+    sky = (colours == draw.palette(1)[0]).all(-1).sum()
     assert 168**2 <= sky < 168**2 + 500  # the prediction, and the legend's box
     assert (colours == (9, 200, 9)).all(-1).sum() == 168**2
 

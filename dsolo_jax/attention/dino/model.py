@@ -16,17 +16,17 @@ from jaxtyping import Array, Float
 
 from dsolo_jax.attention.dino.config import DinoConfig
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.checks import choose
-from dsolo_jax.resample import cubic_weights
 from dsolo_jax.transformer import (
     Block,
     attend,
     attention_rows,
     by_rows,
+    cubic_weights,
     layer_norm,
     patchify,
     precision,
 )
+from dsolo_jax.utils.checks import choose
 
 # ImageNet's, with which all of them were trained. (The preprocessor_config.json of some DINO
 # checkpoints on the hub says 0.5 instead.)

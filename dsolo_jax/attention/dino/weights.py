@@ -4,7 +4,7 @@ import os
 
 from jax.typing import DTypeLike
 
-from dsolo_jax import checkpoints
+from dsolo_jax import checkpoints, hub
 from dsolo_jax.attention.dino import model
 from dsolo_jax.attention.dino.config import DinoConfig, read_config
 from dsolo_jax.checkpoints import Params, Row, convolution, linear
@@ -80,7 +80,7 @@ def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[Din
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
-    directory = checkpoints.folder(source, FILES)
+    directory = hub.folder(source, FILES)
     config = read_config(directory)
     tree = checkpoints.convert(
         checkpoints.read_tensors(directory, ignore=IGNORE),

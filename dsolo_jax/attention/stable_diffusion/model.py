@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from dsolo_jax.attention.grid import resample_attention
+from dsolo_jax.attention.resample import resample_attention
 from dsolo_jax.attention.stable_diffusion import unet, vae
 from dsolo_jax.attention.stable_diffusion.config import StableDiffusionConfig
 from dsolo_jax.attention.stable_diffusion.unet import Looking
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.checks import choose
 from dsolo_jax.transformer import attention_rows, by_rows, precision
+from dsolo_jax.utils.checks import choose
 
 
 def pixels_per_patch(config: StableDiffusionConfig) -> int:

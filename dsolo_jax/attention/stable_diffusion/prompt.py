@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from dsolo_jax import checkpoints
 from dsolo_jax.clip import TextConfig, encode_tokens
-from dsolo_jax.clip.model import text_parameter_shapes
 from dsolo_jax.clip.tokenizer import FILES, read_tokenizer
+from dsolo_jax.clip.towers import text_parameter_shapes
 from dsolo_jax.clip.weights import IGNORE, TEXT_TABLE
 
 _SETTINGS, _OLD_SETTINGS = "tokenizer_config.json", "special_tokens_map.json"

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from dsolo_jax import checkpoints
+from dsolo_jax import checkpoints, hub
 from dsolo_jax.assets import bundled
 from dsolo_jax.attention.stable_diffusion import unet, vae
 from dsolo_jax.attention.stable_diffusion.config import (
@@ -176,7 +176,7 @@ def load(
     dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     variants = ("", "fp16") if dtype.itemsize >= 4 else ("fp16", "")
     # Before gigabytes are fetched.
-    config = read_config(checkpoints.folder(source, _SETTINGS, other_copies(source)))
+    config = read_config(hub.folder(source, _SETTINGS, other_copies(source)))
     directory = _fetch(source, variants)
 
     def component(name: str, rows: Sequence[Row], shapes: Params, ignore: Sequence[str]) -> Params:
@@ -200,7 +200,7 @@ def _fetch(source: str | os.PathLike, variants: Sequence[str]) -> Path:
             for name in wanted
             for file in checkpoints.weight_files(STEMS[name], variant)
         )
-        directory = checkpoints.folder(source, (*_SETTINGS, *weights), other_copies(source))
+        directory = hub.folder(source, (*_SETTINGS, *weights), other_copies(source))
         wanted = [
             name
             for name in wanted
@@ -212,7 +212,7 @@ def _fetch(source: str | os.PathLike, variants: Sequence[str]) -> Path:
 
 
 def other_copies(source: str | os.PathLike) -> str:
-    """The way out where the hub does not answer for `source`, for `checkpoints.folder`."""
+    """The way out where the hub does not answer for `source`, for `hub.folder`."""
     copies = ", ".join(copy for copy in _COPIES if copy != str(source))
     return (
         f"give another copy, such as {copies}, or a local folder in the layout of diffusers, "

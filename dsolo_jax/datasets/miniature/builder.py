@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from dsolo_jax.datasets.miniature.captions import captions
 from dsolo_jax.datasets.miniature.dataset import COUNTS, NAME, load, png, stored_labels
 from dsolo_jax.datasets.miniature.scenes import draw
-from dsolo_jax.progress import progress
+from dsolo_jax.utils.progress import progress
 
 _CAPTIONS = 4  # a picture
 

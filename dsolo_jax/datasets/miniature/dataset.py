@@ -5,11 +5,11 @@ import io
 import numpy as np
 from PIL import Image
 
-from dsolo_jax.checks import choose
 from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Scene, draw
 from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, THINGS
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
+from dsolo_jax.utils.checks import choose
 
 NAME = "miniature"
 

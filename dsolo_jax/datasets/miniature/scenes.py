@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dsolo_jax.checks import choose
 from dsolo_jax.datasets.miniature.noise import noise
 from dsolo_jax.datasets.miniature.shapes import OUTLINE, distance, fill
 from dsolo_jax.datasets.miniature.textures import paint
@@ -21,6 +20,7 @@ from dsolo_jax.datasets.miniature.words import (
     UNSEEN_COLOURS,
     UNSEEN_PATTERNS,
 )
+from dsolo_jax.utils.checks import choose
 
 SPLITS = ("train", "tune", "validation")
 

@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from dsolo_jax.files import atomic
+from dsolo_jax.utils.files import atomic
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path):

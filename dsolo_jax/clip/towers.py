@@ -14,20 +14,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.checks import choose
 from dsolo_jax.clip.config import ClipConfig, TextConfig, VisionConfig
-from dsolo_jax.resample import cubic_weights
 from dsolo_jax.transformer import (
     Bias,
     Block,
     Heads,
     attend,
+    cubic_weights,
     hidden,
     layer_norm,
     logits,
     patchify,
     precision,
 )
+from dsolo_jax.utils.checks import choose
 
 # Distance, in patches, over which NACLIP's neighbourhood term fades.
 _NEIGHBOURHOOD_SIGMA = 5.0

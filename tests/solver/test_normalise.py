@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsolo_jax.refine import suppress
+from dsolo_jax.solver.normalise import suppress
 
 RULES = ["none", "range", "maximum", "winner", "spatial"]
 

@@ -6,8 +6,8 @@ import sys
 
 import jax
 
-from dsolo_jax import cache
-from dsolo_jax.progress import progress
+from dsolo_jax.utils import cache
+from dsolo_jax.utils.progress import progress
 
 
 def test_what_is_kept_is_the_users_alone(tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import types
 import jax
 import pytest
 
-from dsolo_jax import memory
+from dsolo_jax.utils import memory
 
 
 def _device(monkeypatch, stats):

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsolo_jax.refine import (
+from dsolo_jax.upsample import (
     bilateral,
     joint_bilateral_upsample,
     strip_labels,

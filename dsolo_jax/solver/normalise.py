@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from dsolo_jax.checks import choose
+from dsolo_jax.utils.checks import choose
 
 
 def suppress(

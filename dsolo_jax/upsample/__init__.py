@@ -1,6 +1,6 @@
-"""Refinement around the solver: weak patches suppressed before it, scores upsampled after it."""
+"""Scores of the patches to scores and labels of the pixels, guided by the picture's colours."""
 
-from dsolo_jax.refine.bilateral import (
+from dsolo_jax.upsample.bilateral import (
     FORMS,
     Strip,
     idle_strip,
@@ -12,11 +12,9 @@ from dsolo_jax.refine.bilateral import (
     tile_pixels,
     upsample_labels,
 )
-from dsolo_jax.refine.suppression import RULES, suppress
 
 __all__ = [
     "FORMS",
-    "RULES",
     "Strip",
     "idle_strip",
     "joint_bilateral_upsample",
@@ -24,7 +22,6 @@ __all__ = [
     "strip_length",
     "strip_scores",
     "strips",
-    "suppress",
     "tile_pixels",
     "upsample_labels",
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dsolo_jax.resample import cubic_weights
+from dsolo_jax.transformer import cubic_weights
 
 
 @pytest.mark.parametrize(

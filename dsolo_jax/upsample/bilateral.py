@@ -29,7 +29,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, UInt8
 
-from dsolo_jax.checks import choose
+from dsolo_jax.utils.checks import choose
 
 # Scores of a pixel to those that the argmax is taken of.
 Decide = Callable[[Float[Array, "C ..."]], Float[Array, "K ..."]]

@@ -1,0 +1,240 @@
+"""What people look at: label maps in colours, over the picture or beside it, with a legend."""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from dsolo_jax.images import resize
+
+
+def palette(num_classes: int) -> UInt8[np.ndarray, "C 3"]:
+    """A colour for each class, always the same and, the first ones above all, far apart.
+
+    Each colour is the one farthest, in CIE Lab, from all before it, among the candidates of a grid
+    of RGB values that are neither dark, pale, greyish nor glaring (ours). 1200 at most;
+    beyond that they come round again.
+    """
+    return _colours()[np.arange(num_classes) % len(_colours())]
+
+
+@functools.cache
+def _colours() -> np.ndarray:
+    candidates = np.stack(np.meshgrid(*[np.linspace(20, 245, 17)] * 3), -1).reshape(-1, 3)
+    lab = _lab(candidates / 255)
+    lightness, chroma = lab[:, 0], np.hypot(lab[:, 1], lab[:, 2])
+    usable = (42 < lightness) & (lightness < 84) & (28 < chroma) & (chroma < 90)
+    candidates, lab = candidates[usable], lab[usable]
+    chosen = [int(np.argmin(((candidates - _FIRST_COLOUR) ** 2).sum(1)))]
+    nearest = np.full(len(lab), np.inf)
+    while len(chosen) < _MAX_COLOURS:
+        nearest = np.minimum(nearest, ((lab - lab[chosen[-1]]) ** 2).sum(1))
+        chosen.append(int(nearest.argmax()))
+    return np.round(candidates[chosen]).astype(np.uint8)
+
+
+_FIRST_COLOUR = (60, 140, 220)
+_MAX_COLOURS = 1200
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    """sRGB [..., 3] in 0..1 to CIE Lab (white D65), where distances are those seen."""
+    linear = np.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
+    x, y, z = np.moveaxis(linear @ _XYZ_OF_RGB.T / _WHITE, -1, 0)
+    fx, fy, fz = (np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116) for t in (x, y, z))
+    return np.stack([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)], axis=-1)
+
+
+_XYZ_OF_RGB = np.array(
+    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+)
+_WHITE = np.array([0.9505, 1.0, 1.089])
+
+
+def overlay(
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: Int[np.ndarray, "H W"],
+    names: Sequence[str],
+    *,
+    opacity: float = 0.55,
+) -> Image.Image:
+    """The picture under its classes' colours, and a legend of the classes present.
+
+    The legend names the classes by their share of the pixels, largest first, 24 at most. For
+    display, pictures whose longer side is below 480 pixels are enlarged by a whole factor (nearest
+    neighbour) and those above 1600 shrunk; the shares are those of the map as given.
+
+    Args:
+        image: the picture.
+        labels: an index into `names` for each pixel.
+        names: the classes, in label order.
+        opacity: weight of the colours, 0 (picture alone) to 1 (colours alone).
+
+    Raises:
+        ValueError: sizes that differ, a label without a name, an opacity outside 0..1.
+    """
+    if labels.shape != image.shape[:2]:
+        raise ValueError(
+            f"labels have shape {labels.shape}, wanted the picture's {image.shape[:2]}"
+        )
+    if labels.min() < 0 or labels.max() >= len(names):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise ValueError(f"labels hold {wrong}, wanted 0..{len(names) - 1} for {len(names)} names")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}, wanted 0..1")
+
+    colours = palette(len(names))
+    counts = np.bincount(labels.ravel(), minlength=len(names))
+    entries = [
+        (names[c], _percent(counts[c] / labels.size), colours[c])
+        for c in np.argsort(-counts, kind="stable")
+        if counts[c]
+    ]
+    longest = max(labels.shape)
+    factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
+    picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
+    mixed = (1 - opacity) * picture + opacity * colours[shown]
+    mixed[_borders(shown)] = _BORDER
+    return _above_legend(Image.fromarray(np.round(mixed).astype(np.uint8)), entries)
+
+
+def panels(
+    image: UInt8[np.ndarray, "H W 3"],
+    maps: Mapping[str, Int[np.ndarray, "H W"]],
+    names: Sequence[str],
+    remarks: Sequence[str],
+    *,
+    title: str,
+    ignore: int,
+) -> Image.Image:
+    """The picture, label maps in the classes' colours side by side, and one legend beside them.
+
+    Every part is brought to one size, the longer side 640 pixels. The legend names the classes of
+    the maps by their pixels, the first map's before those that only others have, as many as there
+    is room for in two columns. Pixels that do not count are near black.
+
+    Args:
+        image: the picture.
+        maps: by their titles; an index into `names`, or `ignore`, for each pixel.
+        names: the classes, in label order.
+        remarks: what the legend says of each class after its name.
+        title: of the picture.
+        ignore: label of pixels that do not count.
+    """
+    names, remarks = (*names, "not counted"), (*remarks, "")
+    uncounted = len(names) - 1
+    colours = np.concatenate([palette(uncounted), [_IGNORED]]).astype(np.uint8)
+    maps = {name: np.where(labels == ignore, uncounted, labels) for name, labels in maps.items()}
+    entries: dict[int, _Entry] = {}
+    for labels in maps.values():
+        counts = np.bincount(labels.ravel(), minlength=len(names))
+        for c in np.argsort(-counts, kind="stable"):
+            if counts[c]:
+                entries.setdefault(c, (names[c], remarks[c], colours[c]))
+
+    scale = _PANEL / max(image.shape[:2])
+    parts = {title: _scaled(image, image[..., 0], scale)[0]}
+    parts |= {name: colours[_scaled(image, labels, scale)[1]] for name, labels in maps.items()}
+    font = ImageFont.load_default(_PANEL_FONT)
+    height, width = parts[title].shape[:2]
+    gap, head = _PANEL_FONT // 2, 2 * _PANEL_FONT
+    legend = _legend(list(entries.values()), _PANEL_FONT, height=height)
+    left = len(parts) * (width + gap)
+    canvas = Image.new("RGB", (left + legend.width, head + max(height, legend.height)), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for number, (name, part) in enumerate(parts.items()):
+        x = number * (width + gap)
+        draw.text((x + width // 2, head // 2), _fitting(name, font, width), _INK, font, anchor="mm")
+        canvas.paste(Image.fromarray(part), (x, head))
+    canvas.paste(legend, (left, head))
+    return canvas
+
+
+_SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
+_PANEL, _PANEL_FONT = 640, 28
+_LEGEND_ENTRIES, _NAME_LETTERS = 24, 28
+_BORDER = (255, 255, 255)
+_PAPER, _INK, _FAINT, _IGNORED = (255, 255, 255), (34, 34, 34), (128, 128, 128), (24, 24, 24)
+
+
+def _scaled(image: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Picture and labels at `scale`; enlarged both by the nearest pixel."""
+    height, width = labels.shape
+    h, w = (max(1, round(side * scale)) for side in (height, width))
+    rows, columns = np.arange(h) * height // h, np.arange(w) * width // w
+    nearest = np.ix_(rows, columns)
+    return (resize(image, (h, w)) if scale < 1 else image[nearest]), labels[nearest]
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """True where the pixel to the right or below is of another class."""
+    mask = np.zeros(labels.shape, bool)
+    mask[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    mask[:-1] |= labels[:-1] != labels[1:]
+    return mask
+
+
+_Entry = tuple[str, str, np.ndarray]  # of a legend: name, remark, colour
+
+
+def _above_legend(picture: Image.Image, entries: list[_Entry]) -> Image.Image:
+    size = min(26, max(15, max(picture.size) // 45))
+    legend = _legend(entries, size, width=max(picture.width, _SHORTEST_DISPLAY))
+    width = max(picture.width, legend.width, _SHORTEST_DISPLAY)
+    canvas = Image.new("RGB", (width, picture.height + size + legend.height + size), _PAPER)
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
+    canvas.paste(legend, (0, picture.height + size))
+    return canvas
+
+
+def _legend(entries: list[_Entry], size: int, *, width: int = 0, height: int = 0) -> Image.Image:
+    """A table read down its columns, in the `width` given, or in two columns of `height`."""
+    font = ImageFont.load_default(size)
+    row, gap = round(1.6 * size), size
+    deepest = max(2, height // row - 1)
+    most = min(_LEGEND_ENTRIES, 2 * deepest) if height else _LEGEND_ENTRIES
+    rows = [(_shortened(name), remark, colour) for name, remark, colour in entries]
+    rows, rest = rows[:most], len(rows) - most
+    name_width, remark_width = (
+        max(math.ceil(font.getlength(entry[i])) for entry in rows) for i in (0, 1)
+    )
+    cell = row + name_width + gap + remark_width + 2 * gap
+    if height:
+        columns = -(-len(rows) // deepest)
+    else:
+        columns = max(1, min(len(rows), (width - gap) // cell))
+    depth = -(-len(rows) // columns)
+    canvas = Image.new("RGB", (gap + columns * cell, (depth + (rest > 0)) * row), _PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for index, (name, remark, colour) in enumerate(rows):
+        x, y = gap + index // depth * cell, index % depth * row + row // 2
+        half = size // 2
+        draw.rounded_rectangle((x, y - half, x + size, y + half), size // 5, tuple(colour.tolist()))
+        draw.text((x + row, y), name, _INK, font, anchor="lm")
+        end = x + row + name_width + gap + remark_width
+        draw.text((end, y), remark, _FAINT, font, anchor="rm")
+    if rest > 0:
+        y = depth * row + row // 2
+        draw.text((gap + row, y), f"+{rest} more", _FAINT, font, anchor="lm")
+    return canvas
+
+
+def _shortened(name: str) -> str:
+    name = " ".join(name.split())
+    return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1].rstrip(" ,") + "…"
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """`text`, its middle left out where it is too wide."""
+    kept = len(text)
+    while kept > 2 and font.getlength(text) > width:
+        kept -= 1
+        text = text[: kept // 2].rstrip("…") + "…" + text[len(text) - kept // 2 :].lstrip("…")
+    return text
+
+
+def _percent(share: float) -> str:
+    return "<0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
