@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 from dsolo_jax import clip, solver
 from dsolo_jax.solver.kl import SIGNS
 from dsolo_jax.solver.normalise import RULES
+from dsolo_jax.solver.normalise import suppress as suppress_weak
 from dsolo_jax.solver.path import COSTS, SCORES, needs_log_domain
 from dsolo_jax.solver.velocity import CRITERIA, WINNERS
 from dsolo_jax.upsample import FORMS
