@@ -2,7 +2,8 @@
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -12,7 +13,7 @@ from dsolo_jax.images import resize
 
 
 def palette(num_classes: int) -> UInt8[np.ndarray, "C 3"]:
-    """A colour for each class, always the same and, the first ones above all, far apart.
+    """Gives each class a colour, always the same and, the first ones above all, far apart.
 
     Each colour is the one farthest, in CIE Lab, from all before it, among the candidates of a grid
     of RGB values that are neither dark, pale, greyish nor glaring (ours). 1200 at most;
@@ -61,7 +62,7 @@ def overlay(
     *,
     opacity: float = 0.55,
 ) -> Image.Image:
-    """The picture under its classes' colours, and a legend of the classes present.
+    """Draws the picture under its classes' colours, and a legend of the classes present.
 
     The legend names the classes by their share of the pixels, largest first, 24 at most. For
     display, pictures whose longer side is below 480 pixels are enlarged by a whole factor (nearest
@@ -98,66 +99,74 @@ def overlay(
     picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
     mixed = (1 - opacity) * picture + opacity * colours[shown]
     mixed[_borders(shown)] = _BORDER
-    return _above_legend(Image.fromarray(np.round(mixed).astype(np.uint8)), entries)
+    picture = Image.fromarray(np.round(mixed).astype(np.uint8))
+    return _above_legend(picture, entries, min(26, max(15, max(picture.size) // 45)))
 
 
-def panels(
-    image: UInt8[np.ndarray, "H W 3"],
-    maps: Mapping[str, Int[np.ndarray, "H W"]],
+def panel(
+    examples: Sequence[Sequence[np.ndarray]],
     names: Sequence[str],
-    remarks: Sequence[str],
     *,
-    title: str,
-    ignore: int,
+    titles: Sequence[str] = ("picture", "truth", "prediction"),
+    remarks: Sequence[str] = (),
+    side: int = 224,
+    across: int = 1,
 ) -> Image.Image:
-    """The picture, label maps in the classes' colours side by side, and one legend beside them.
+    """Draws pictures beside label maps of them in the classes' colours, above one legend.
 
-    Every part is brought to one size, the longer side 640 pixels. The legend names the classes of
-    the maps by their pixels, the first map's before those that only others have, as many as there
-    is room for in two columns. Pixels that do not count are near black.
+    A picture keeps its proportions. The legend names the classes by their pixels in the first maps,
+    then those that only later maps have, 24 at most. Pixels whose label has no name are near black
+    and called "not counted".
 
     Args:
-        image: the picture.
-        maps: by their titles; an index into `names`, or `ignore`, for each pixel.
+        examples: of each a picture, uint8 [H, W, 3], and its label maps, int [H, W].
         names: the classes, in label order.
+        titles: of the columns: the picture, then the maps.
         remarks: what the legend says of each class after its name.
-        title: of the picture.
-        ignore: label of pixels that do not count.
+        side: of the square that each picture is fitted into, pixels.
+        across: examples in a row.
     """
-    names, remarks = (*names, "not counted"), (*remarks, "")
-    uncounted = len(names) - 1
-    colours = np.concatenate([palette(uncounted), [_IGNORED]]).astype(np.uint8)
-    maps = {name: np.where(labels == ignore, uncounted, labels) for name, labels in maps.items()}
-    entries: dict[int, _Entry] = {}
-    for labels in maps.values():
-        counts = np.bincount(labels.ravel(), minlength=len(names))
-        for c in np.argsort(-counts, kind="stable"):
-            if counts[c]:
-                entries.setdefault(c, (names[c], remarks[c], colours[c]))
+    nameless = len(names)
+    colours = np.concatenate([palette(nameless), [_NAMELESS]]).astype(np.uint8)
+    labels = [
+        [np.where((x >= 0) & (x < nameless), x, nameless) for x in maps] for _, *maps in examples
+    ]
+    counts = np.array(
+        [
+            sum(np.bincount(x.ravel(), minlength=nameless + 1) for x in column)
+            for column in zip(*labels, strict=True)
+        ]
+    )
+    words = [*zip(names, remarks or [""] * nameless, strict=True), ("not counted", "")]
+    present = sorted(np.flatnonzero(counts.any(axis=0)), key=lambda c: (*-counts[:, c], c))
+    entries = [(*words[c], colours[c]) for c in present]
 
-    scale = _PANEL / max(image.shape[:2])
-    parts = {title: _scaled(image, image[..., 0], scale)[0]}
-    parts |= {name: colours[_scaled(image, labels, scale)[1]] for name, labels in maps.items()}
-    font = ImageFont.load_default(_PANEL_FONT)
-    height, width = parts[title].shape[:2]
-    gap, head = _PANEL_FONT // 2, 2 * _PANEL_FONT
-    legend = _legend(list(entries.values()), _PANEL_FONT, height=height)
-    left = len(parts) * (width + gap)
-    canvas = Image.new("RGB", (left + legend.width, head + max(height, legend.height)), _PAPER)
+    rows = []  # of parts, all of an example's side by side
+    for (image, *_), maps in zip(examples, labels, strict=True):
+        scale = side / max(image.shape[:2])
+        parts = [_scaled(image, maps[0], scale)[0]]
+        rows.append(parts + [colours[_scaled(image, x, scale)[1]] for x in maps])
+    rows = [list(chain(*rows[i : i + across])) for i in range(0, len(rows), across)]
+    size = max(15, side // 24)
+    font, gap, head = ImageFont.load_default(size), size // 2, 2 * size
+    cell = max(part.shape[1] for row in rows for part in row) + gap
+    heights = [max(len(part) for part in row) + gap for row in rows]
+    canvas = Image.new("RGB", (len(rows[0]) * cell - gap, head + sum(heights) - gap), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for number, (name, part) in enumerate(parts.items()):
-        x = number * (width + gap)
-        draw.text((x + width // 2, head // 2), _fitting(name, font, width), _INK, font, anchor="mm")
-        canvas.paste(Image.fromarray(part), (x, head))
-    canvas.paste(legend, (left, head))
-    return canvas
+    for number, title in enumerate((*titles,) * min(across, len(examples))):
+        middle = number * cell + (cell - gap) // 2
+        draw.text((middle, head // 2), _fitting(title, font, cell - gap), _INK, font, anchor="mm")
+    for i, row in enumerate(rows):
+        for j, part in enumerate(row):
+            x = j * cell + (cell - gap - part.shape[1]) // 2
+            canvas.paste(Image.fromarray(part), (x, head + sum(heights[:i])))
+    return _above_legend(canvas, entries, size)
 
 
 _SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
-_PANEL, _PANEL_FONT = 640, 28
 _LEGEND_ENTRIES, _NAME_LETTERS = 24, 28
 _BORDER = (255, 255, 255)
-_PAPER, _INK, _FAINT, _IGNORED = (255, 255, 255), (34, 34, 34), (128, 128, 128), (24, 24, 24)
+_PAPER, _INK, _FAINT, _NAMELESS = (255, 255, 255), (34, 34, 34), (128, 128, 128), (24, 24, 24)
 
 
 def _scaled(image: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -180,9 +189,9 @@ def _borders(labels: np.ndarray) -> np.ndarray:
 _Entry = tuple[str, str, np.ndarray]  # of a legend: name, remark, colour
 
 
-def _above_legend(picture: Image.Image, entries: list[_Entry]) -> Image.Image:
-    size = min(26, max(15, max(picture.size) // 45))
-    legend = _legend(entries, size, width=max(picture.width, _SHORTEST_DISPLAY))
+def _above_legend(picture: Image.Image, entries: list[_Entry], size: int) -> Image.Image:
+    """The picture above the classes' names, in a font of `size`."""
+    legend = _legend(entries, size, max(picture.width, _SHORTEST_DISPLAY))
     width = max(picture.width, legend.width, _SHORTEST_DISPLAY)
     canvas = Image.new("RGB", (width, picture.height + size + legend.height + size), _PAPER)
     canvas.paste(picture, ((width - picture.width) // 2, 0))
@@ -190,22 +199,17 @@ def _above_legend(picture: Image.Image, entries: list[_Entry]) -> Image.Image:
     return canvas
 
 
-def _legend(entries: list[_Entry], size: int, *, width: int = 0, height: int = 0) -> Image.Image:
-    """A table read down its columns, in the `width` given, or in two columns of `height`."""
+def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
+    """A table read down its columns, as many as there is room for in `width`."""
     font = ImageFont.load_default(size)
     row, gap = round(1.6 * size), size
-    deepest = max(2, height // row - 1)
-    most = min(_LEGEND_ENTRIES, 2 * deepest) if height else _LEGEND_ENTRIES
     rows = [(_shortened(name), remark, colour) for name, remark, colour in entries]
-    rows, rest = rows[:most], len(rows) - most
+    rows, rest = rows[:_LEGEND_ENTRIES], len(rows) - _LEGEND_ENTRIES
     name_width, remark_width = (
         max(math.ceil(font.getlength(entry[i])) for entry in rows) for i in (0, 1)
     )
     cell = row + name_width + gap + remark_width + 2 * gap
-    if height:
-        columns = -(-len(rows) // deepest)
-    else:
-        columns = max(1, min(len(rows), (width - gap) // cell))
+    columns = max(1, min(len(rows), (width - gap) // cell))
     depth = -(-len(rows) // columns)
     canvas = Image.new("RGB", (gap + columns * cell, (depth + (rest > 0)) * row), _PAPER)
     draw = ImageDraw.Draw(canvas)

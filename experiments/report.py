@@ -1,14 +1,15 @@
-"""Turns results of experiments.eval into the paper's table, charts and panels.
+"""Turns results of experiments.eval into tables, charts and panels.
 
 python -m experiments.report --results=outputs --output_dir=report --worst=4
 
-Leaves table.md (our rows beside the published ones, and every difference), table.csv and
-differences.csv, and for each result, in a folder of its name, iou.png (a bar a class),
+Leaves table.md and, as CSV, table (benchmarks beside published numbers), differences (from these)
+and others (all other datasets); for each result, in a folder of its name, iou.png (a bar a class),
 confusion.png (rows normalised) and, for the pictures chosen, panels/<id>.png: picture, truth,
 prediction, legend. Panels need results of --save_predictions.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,9 @@ from dsolo_jax import draw, images, metrics
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.files import atomic
 from dsolo_jax.utils.progress import progress
-from experiments import common
-from experiments.reports import charts, runs, table
+from experiments import charts, common
+from experiments.reports import runs, table
+from experiments.reports.published import BENCHMARKS
 from experiments.reports.runs import Picture, Run
 
 _RESULTS = flags.DEFINE_string("results", None, "Folder with results in it, at any depth.")
@@ -33,40 +35,50 @@ _WORST = flags.DEFINE_integer(
 def main() -> None:
     root = Path(_RESULTS.value).expanduser()
     output = Path(_OUTPUT_DIR.value).expanduser() if _OUTPUT_DIR.value else root / "report"
-    found, unfinished = runs.read(root)
-    for folder in unfinished:
-        print(f"left out {folder}: it was cut off, start it again to finish it", file=sys.stderr)
-    chosen = [(run, pictures(run, _IDS.value, _WORST.value)) for run in found]
+    found, notes = runs.read(root)
     for id_ in _IDS.value:
         choose("picture of --ids", id_, {p.id for run in found for p in run.pictures})
 
-    rows = table.ours(found)
-    apart = table.differences(rows)
-    everyone = table.together(rows)
-    write(output / "table.csv", table.as_csv(everyone))
-    write(output / "differences.csv", table.as_csv(apart))
-    parts = {
-        "mIoU in percent": f"{table.markdown(everyone)}\n{table.legend()}",
-        "Our rows less the published ones of their CLIP": table.markdown(apart, sign="+"),
-        "Our results": table.listing(found, root),
-    }
-    text = "\n".join(f"## {title}\n\n{part}" for title, part in parts.items())
-    write(output / "table.md", text)
-    for run, drawn in progress(chosen, len(chosen), "report", unit="results"):
+    write_tables(found, root, output)
+    for run in progress(found, len(found), "report", unit="results"):
         folder = output / (run.folder.relative_to(root) if run.folder != root else root.name)
         draw_charts(run, folder)
-        if drawn:
-            draw_panels(run, drawn, folder / "panels")
-    print(table.markdown(rows))
+        try:
+            draw_panels(run, pictures(run, _IDS.value, _WORST.value), folder / "panels")
+        except (OSError, ValueError) as error:  # the other results have theirs
+            notes.append(f"no panels of {run.folder}: {error}")
+    for note in notes:
+        print(note, file=sys.stderr)
     print(f"written to {output}")
 
 
-def write(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def write_tables(found: Sequence[Run], root: Path, output: Path) -> None:
+    """Writes and prints the tables; published numbers stand beside benchmarks alone."""
+    rows = table.ours([run for run in found if run.dataset in BENCHMARKS])
+    others = table.ours([run for run in found if run.dataset not in BENCHMARKS])
+    apart, everyone = table.differences(rows), table.together(rows) if rows else []
+    parts = {
+        "Benchmarks, mIoU in percent": rows and f"{table.markdown(everyone)}\n{table.legend()}",
+        "Our rows less the published ones of their CLIP": apart and table.markdown(apart, sign="+"),
+        "Other datasets, mIoU in percent": others and table.markdown(others),
+        "Our results": table.listing(found, root),
+    }
+    texts = {
+        "table.md": "\n".join(f"## {title}\n\n{part}" for title, part in parts.items() if part),
+        "table.csv": everyone and table.as_csv(everyone),
+        "differences.csv": apart and table.as_csv(apart),
+        "others.csv": others and table.as_csv(others),
+    }
+    for name, text in texts.items():
+        (output / name).unlink(missing_ok=True)  # an earlier report's
+        if text:
+            with atomic(output / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+    for part in filter(None, (rows, others)):
+        print(table.markdown(part))
 
 
-def pictures(run: Run, ids: list[str], worst: int) -> list[Picture]:
+def pictures(run: Run, ids: Sequence[str], worst: int) -> list[Picture]:
     """Those of `ids` that the run has, and the `worst` by mIoU of those with labelled pixels."""
     named = [picture for picture in run.pictures if picture.id in ids]
     scored = [picture for picture in run.pictures if picture.miou == picture.miou]
@@ -74,45 +86,47 @@ def pictures(run: Run, ids: list[str], worst: int) -> list[Picture]:
 
 
 def draw_charts(run: Run, folder: Path) -> None:
+    """Writes iou.png and confusion.png."""
     matrix = runs.confusion(run, run.pictures)
     miou, iou = metrics.mean_iou(matrix)
-    what = f"{run.results['dataset']}, {run.results['method']}"
-    title = f"{what}: IoU of each class in percent, mean {100 * miou:.1f}"
-    images.write_png(folder / "iou.png", charts.iou_bars(title, run.classes, iou))
-    title = f"{what}: where the pixels of each true class went, in percent (grey: it has none)"
-    images.write_png(folder / "confusion.png", charts.confusion(title, run.classes, matrix))
+    what = f"{run.dataset}, {run.results['method']}"
+    bars = charts.iou_bars(f"{what}: IoU in percent, mean {100 * miou:.1f}", run.classes, iou)
+    charts.write(folder / "iou.png", bars)
+    title = f"{what}: where the pixels of each true class went"
+    charts.write(folder / "confusion.png", charts.confusion(title, run.classes, matrix))
 
 
-def draw_panels(run: Run, chosen: list[Picture], folder: Path) -> None:
-    """
+def draw_panels(run: Run, chosen: Sequence[Picture], folder: Path) -> None:
+    """Writes a panel of each chosen picture.
+
     Raises:
-        FileNotFoundError, ValueError: the dataset is not where the run had it, or lacks a picture;
-            no predictions were saved.
+        FileNotFoundError, ValueError: no predictions were saved; the dataset is not where the run
+            had it, or has changed.
     """
-    dataset = common.load_dataset(run.results["config"])
-    for picture in chosen:
-        index = dataset.ids.index(choose(f"picture of {dataset.name}", picture.id, dataset.ids))
-        path = run.folder / "predictions" / f"{picture.id}.png"
+    predictions = {p.id: run.folder / "predictions" / f"{p.id}.png" for p in chosen}
+    for path in predictions.values():
         if not path.is_file():
             raise FileNotFoundError(
                 f"no prediction at {path}; evaluate again with --save_predictions --overwrite"
             )
-        labels, example = images.read_labels(path), dataset[index]
+    dataset = common.load_dataset(run.results["config"]) if chosen else None
+    for picture in chosen:
+        index = dataset.ids.index(choose(f"picture of {dataset.name}", picture.id, dataset.ids))
+        labels, example = images.read_labels(predictions[picture.id]), dataset[index]
         if labels.shape != example["labels"].shape:
             raise ValueError(
-                f"{path} is {labels.shape}, wanted the size of its truth, "
+                f"{predictions[picture.id]} is {labels.shape}, wanted the size of its truth, "
                 f"{example['labels'].shape}: the dataset has changed since; evaluate again"
             )
         _, iou = metrics.mean_iou(runs.confusion(run, (picture,)))
-        panels = draw.panels(
-            example["image"],
-            {"truth": example["labels"], f"prediction, mIoU {100 * picture.miou:.1f}": labels},
+        panel = draw.panel(
+            [(example["image"], example["labels"], labels)],
             run.classes,
-            ["" if np.isnan(value) else f"IoU {100 * value:.1f}" for value in iou],
-            title=picture.id,
-            ignore=dataset.ignore,
+            titles=(picture.id, "truth", f"prediction, mIoU {100 * picture.miou:.1f}"),
+            remarks=["" if np.isnan(value) else f"IoU {100 * value:.1f}" for value in iou],
+            side=640,
         )
-        images.write_png(folder / f"{picture.id}.png", panels)
+        images.write_png(folder / f"{picture.id}.png", panel)
 
 
 if __name__ == "__main__":

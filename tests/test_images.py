@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsolo_jax import draw, images
+from dsolo_jax import images
 
 
 def encoded(image, kind="PNG", **options):
@@ -244,84 +244,3 @@ def test_normalisation_is_that_of_transformers():
     ours = images.normalise(pixels)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours.transpose(2, 0, 1), expected, rtol=1e-5, atol=1e-5)
-
-
-# ---- drawing -------------------------------------------------------------------------------------
-
-
-def test_colours_are_far_apart_and_do_not_change():
-    colours = draw.palette(171)
-    assert colours.shape == (171, 3) and colours.dtype == np.uint8
-    np.testing.assert_array_equal(draw.palette(20), colours[:20])
-    apart = np.abs(colours[:, None].astype(int) - colours[None]).sum(-1)
-    np.fill_diagonal(apart, 999)
-    assert apart.min() >= 18
-    assert apart[:20, :20].min() >= 60
-    assert draw.palette(3000).shape == (3000, 3)
-
-
-@pytest.mark.parametrize(
-    "size, displayed",
-    [
-        ((1, 1), (480, 480)),
-        ((32, 32), (480, 480)),
-        ((300, 200), (600, 400)),
-        ((480, 640), (480, 640)),
-        ((2000, 1000), (1600, 800)),
-        ((1, 5000), (1, 1600)),
-    ],
-)
-def test_overlay_is_shown_at_a_size_to_look_at(size, displayed):
-    labels = np.zeros(size, np.int32)
-    drawn = draw.overlay(np.zeros((*size, 3), np.uint8), labels, ["sky, cloud"])
-    height, width = displayed
-    assert drawn.mode == "RGB"
-    assert drawn.width == max(width, 480) and height < drawn.height < height + 120
-
-
-def test_overlay_mixes_the_colours_and_draws_borders():
-    image = noise(500, 500)
-    labels = np.zeros((500, 500), np.int32)
-    labels[:, 250:] = 2
-    colours = draw.palette(3).astype(float)
-    drawn = np.asarray(draw.overlay(image, labels, ["a", "b", "c"], opacity=0.4))
-    expected = 0.6 * image + 0.4 * colours[labels]
-    inside = np.ones(500, bool)
-    inside[249] = False
-    np.testing.assert_allclose(drawn[:500, inside], expected[:, inside], atol=0.51)
-    assert (drawn[:500, 249] == 255).all()
-
-
-def test_legend_has_the_classes_present_only_and_is_capped():
-    def height(present):
-        labels = np.arange(480 * 480).reshape(480, 480) % present
-        names = [f"class {i}" for i in range(150)]
-        return draw.overlay(np.zeros((480, 480, 3), np.uint8), labels, names).height
-
-    assert height(1) < height(10) < height(24) < height(25) == height(150)
-
-
-def test_legend_puts_the_largest_class_first():
-    labels = np.zeros((480, 480), np.int32)
-    labels[:400] = 1
-    drawn = np.asarray(draw.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["few", "many"]))
-    legend = drawn[480:].reshape(-1, 3)
-    first = [tuple(c) for c in legend.tolist()]
-    few, many = (tuple(c) for c in draw.palette(2).tolist())
-    assert first.index(many) < first.index(few)
-
-
-def test_long_names_do_not_widen_the_overlay():
-    labels = np.zeros((480, 480), np.int32)
-    drawn = draw.overlay(np.zeros((480, 480, 3), np.uint8), labels, ["word " * 400])
-    assert drawn.width == 480
-
-
-def test_overlay_names_what_does_not_fit():
-    image, labels = noise(4, 4), np.zeros((4, 4), np.int32)
-    with pytest.raises(ValueError, match=r"\(2, 4\), wanted the picture's \(4, 4\)"):
-        draw.overlay(image, labels[:2], ["a"])
-    with pytest.raises(ValueError, match=r"labels hold 1, wanted 0\.\.0 for 1 names"):
-        draw.overlay(image, labels + 1, ["a"])
-    with pytest.raises(ValueError, match=r"opacity is 1\.5"):
-        draw.overlay(image, labels, ["a"], opacity=1.5)

@@ -14,6 +14,19 @@ BENCHMARKS = {
     "coco_stuff": "Stuff",
 }
 
+# Pictures of their validation sets, which the numbers below are of; Context's is one more with the
+# original files.
+PICTURES = {
+    "voc21": 1449,
+    "context60": 5104,
+    "coco_object": 5000,
+    "voc20": 1449,
+    "cityscapes": 500,
+    "context59": 5104,
+    "ade20k": 2000,
+    "coco_stuff": 5000,
+}
+
 # None of these was measured here. Averages are over the eight, and agree with them where all are
 # known. The source is one of those below, or the repository in whose README they are.
 # "?": published, but could not be had; "–": not published.
@@ -101,7 +114,7 @@ class Row(NamedTuple):
 
     What is not known is missing from `miou`, or None; `scale` is that of CLIP, "B/16" or "L/14";
     `source` is one of `SOURCES`, or the repository in whose README the numbers are; `partial` names
-    the benchmarks of which only the first pictures were taken.
+    the datasets of which not all pictures were taken.
     """
 
     method: str

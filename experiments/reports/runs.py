@@ -2,15 +2,18 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from dsolo_jax import metrics
 
 # What tells a result of experiments.eval from other files of that name.
 _FIELDS = ("dataset", "method", "miou", "per_class", "num_images", "config")
+_AGAIN = "run experiments.eval into it again with --overwrite"
 
 
 class Picture(NamedTuple):
@@ -18,7 +21,7 @@ class Picture(NamedTuple):
 
     id: str
     miou: float
-    cells: np.ndarray
+    cells: Int[np.ndarray, "K 3"]
 
 
 class Run(NamedTuple):
@@ -32,9 +35,15 @@ class Run(NamedTuple):
     def classes(self) -> tuple[str, ...]:
         return tuple(self.results["per_class"])
 
+    @property
+    def dataset(self) -> str:
+        """Its name; of a folder of pictures the last two parts of where they are."""
+        name, images = self.results["dataset"], self.results["config"].get("images")
+        return "/".join(Path(images).parts[-2:]) if name == "folder" and images else name
 
-def confusion(run: Run, pictures: tuple[Picture, ...]) -> np.ndarray:
-    """Sum of the confusion matrices of `pictures`: int64 [C, C], rows truth."""
+
+def confusion(run: Run, pictures: Sequence[Picture]) -> Int[np.ndarray, "C C"]:
+    """Sums the confusion matrices of `pictures`; rows are the truth."""
     matrix = np.zeros((len(run.classes),) * 2, np.int64)
     for picture in pictures:
         truth, label, pixels = picture.cells.T
@@ -42,8 +51,8 @@ def confusion(run: Run, pictures: tuple[Picture, ...]) -> np.ndarray:
     return matrix
 
 
-def read(folder: Path) -> tuple[list[Run], list[Path]]:
-    """Runs at or anywhere below `folder`, and the folders of runs that have no result yet.
+def read(folder: Path) -> tuple[list[Run], list[str]]:
+    """Reads the runs at or anywhere below `folder`, and says which are left out and why.
 
     Raises:
         FileNotFoundError: no such folder, no result in it, a result without its per_image.csv.
@@ -54,16 +63,18 @@ def read(folder: Path) -> tuple[list[Run], list[Path]]:
         raise FileNotFoundError(f"no folder of results at {folder}")
     finished = [path.parent for path in sorted(folder.rglob("results.json"))]
     tables = [path.parent for path in sorted(folder.rglob("per_image.csv"))]
-    unfinished = [place for place in tables if place not in finished]
-    if not finished:
-        cut_off = f"; {len(unfinished)} runs there were cut off: start them again" * bool(
-            unfinished
-        )
+    cut_off = [place for place in tables if place not in finished]
+    left_out = dict.fromkeys(cut_off, "it was cut off, start it again")
+    runs = [_run(place) for place in finished]
+    left_out |= {run.folder: "no pixel is labelled" for run in runs if run.results["miou"] is None}
+    runs = [run for run in runs if run.folder not in left_out]
+    notes = [f"left out {place}: {why}" for place, why in left_out.items()]
+    if not runs:
         raise FileNotFoundError(
             f"no results.json in {folder} or below it, wanted what experiments.eval leaves in its "
-            f"--output_dir{cut_off}"
+            f"--output_dir{''.join(f'; {line}' for line in notes)}"
         )
-    return [_run(place) for place in finished], unfinished
+    return runs, notes
 
 
 def _run(folder: Path) -> Run:
@@ -82,23 +93,18 @@ def _run(folder: Path) -> Run:
         raise FileNotFoundError(f"{folder} has results.json but no per_image.csv; {_AGAIN}")
     with table.open(newline="", encoding="utf-8") as file:
         try:
-            pictures = tuple(map(_picture, csv.DictReader(file)))
-            run = Run(folder, results, pictures)
-            miou, _ = metrics.mean_iou(confusion(run, pictures))
+            run = Run(folder, results, tuple(map(_picture, csv.DictReader(file))))
+            miou, _ = metrics.mean_iou(confusion(run, run.pictures))
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise ValueError(f"{table} is damaged ({error}); {_AGAIN}") from error
-    stated = np.nan if results["miou"] is None else results["miou"]
-    if len(pictures) != results["num_images"] or not np.isclose(
-        miou, stated, rtol=0, atol=1e-6, equal_nan=True
-    ):
+    found = len(run.pictures), miou
+    stated = results["num_images"], np.nan if results["miou"] is None else results["miou"]
+    if not np.allclose(found, stated, rtol=0, atol=1e-6, equal_nan=True):
         raise ValueError(
-            f"{path} says mIoU {stated:.6f} of {results['num_images']} pictures, but {table.name} "
-            f"beside it adds up to {miou:.6f} of {len(pictures)}; {_AGAIN}"
+            f"{path} says mIoU {stated[1]:.6f} of {stated[0]} pictures, but {table.name} beside it "
+            f"adds up to {miou:.6f} of {found[0]}; {_AGAIN}"
         )
     return run
-
-
-_AGAIN = "run experiments.eval into it again with --overwrite"
 
 
 def _picture(row: dict[str, str]) -> Picture:

@@ -1,4 +1,4 @@
-"""The table of the paper's layout: published rows, our rows, and how far they are apart."""
+"""Tables of results: ours beside the published ones, how far they are apart, and all others."""
 
 import csv
 import io
@@ -6,58 +6,48 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from experiments.reports.published import BENCHMARKS, PUBLISHED, SOURCES, Row
+from experiments.reports.published import BENCHMARKS, PICTURES, PUBLISHED, SOURCES, Row
 from experiments.reports.runs import Run
 
 # What makes two results those of one method, so that they stand in one row. The rest of a config
-# belongs to the benchmark: its files, its working size, its background.
+# belongs to the dataset: its files, its working size, its background.
 _METHOD = (
     "preset", "method", "clip", "attention", "layers", "layer_weights", "attention_size",
     "timestep", "grid", "dtype", "readings",
 )  # fmt: skip
 _SCALES = {"b16": "B/16", "l14": "L/14"}
-_PARTIAL = "\\* only the first pictures of the benchmark"
+_PARTIAL = "\\* not the whole official set: not comparable with a published number"
 
 
 def ours(runs: Sequence[Run]) -> list[Row]:
-    """A row for each method among `runs`; those of one preset are told apart by what differs.
+    """Makes a row for each method among `runs`; those of one preset are told apart by what differs.
 
-    Raises:
-        ValueError: two results of one method on one benchmark, or a result without any labelled
-            pixel.
+    A further result of a method on the same dataset has a row of its own, by its folder's name.
     """
-    groups: dict[str, dict[str, Run]] = {}
+    groups: dict[str, list[dict[str, Run]]] = {}
     for run in runs:
-        if run.results["miou"] is None:
-            raise ValueError(
-                f"{run.folder} has no mIoU: none of its pixels is labelled; move it elsewhere"
-            )
-        group = groups.setdefault(json.dumps(_settings(run), sort_keys=True), {})
-        other = group.setdefault(run.results["dataset"], run)
-        if other is not run:
-            raise ValueError(
-                f"{other.folder} and {run.folder} are both results of one method on "
-                f"{run.results['dataset']} ({_differing(other, run)}), wanted one; report them "
-                "from separate folders"
-            )
-    members = [(_settings(next(iter(group.values()))), group) for group in groups.values()]
-    return [_row(settings, group, [s for s, _ in members]) for settings, group in members]
+        members = groups.setdefault(json.dumps(_settings(run), sort_keys=True), [{}])
+        if run.dataset in members[0]:
+            members.append({})
+        members[-1 if run.dataset in members[0] else 0][run.dataset] = run
+    everyone = [json.loads(settings) for settings in groups]
+    return [
+        _row(settings, group, everyone, again=number > 0)
+        for settings, members in zip(everyone, groups.values(), strict=True)
+        for number, group in enumerate(members)
+    ]
 
 
 def _settings(run: Run) -> dict:
     """The part of a config that is the method's, on one level."""
     settings = {name: run.results["config"].get(name) for name in _METHOD}
-    readings = settings.pop("readings") or {}
-    return settings | readings
+    readings = settings["readings"]
+    if isinstance(readings, dict):
+        settings |= {"readings": None, **readings}
+    return settings
 
 
-def _differing(run: Run, other: Run) -> str:
-    ours, theirs = run.results["config"], other.results["config"]
-    names = [name for name in ours if ours[name] != theirs.get(name)]
-    return ", ".join(f"{n} {ours[n]!r} and {theirs.get(n)!r}" for n in names) or "same settings"
-
-
-def _row(settings: dict, group: dict[str, Run], everyone: Sequence[dict]) -> Row:
+def _row(settings: dict, group: dict[str, Run], everyone: Sequence[dict], again: bool) -> Row:
     name, method = settings["preset"], settings["method"]
     rivals = [s for s in everyone if (s["preset"], s["method"]) == (name, method)]
     differing = [
@@ -65,16 +55,28 @@ def _row(settings: dict, group: dict[str, Run], everyone: Sequence[dict]) -> Row
         for key, value in settings.items()
         if any(rival.get(key) != value for rival in rivals)
     ]
+    differing += [f"again in {run.folder.name}" for run in group.values() if again]
     miou = {dataset: 100 * run.results["miou"] for dataset, run in group.items()}
-    complete = all(benchmark in miou for benchmark in BENCHMARKS)
+    partial = frozenset(dataset for dataset, run in group.items() if not _whole(run))
+    complete = miou.keys() - partial >= BENCHMARKS.keys()
+    scale = _SCALES.get(str(name).rsplit("_", 1)[-1], "?")
     return Row(
         method=" ".join(filter(None, (f"ours: {name} {method}", ", ".join(differing)))),
-        scale=_SCALES.get(str(name).rsplit("_", 1)[-1], "?"),
+        scale="?" if settings["clip"] == "miniature" else scale,
         miou=miou,
-        average=sum(miou[b] for b in BENCHMARKS) / len(BENCHMARKS) if complete else None,
+        average=sum(map(miou.get, BENCHMARKS)) / len(BENCHMARKS) if complete else None,
         source="here",
-        partial=frozenset(d for d, run in group.items() if run.results["config"].get("limit")),
+        partial=partial,
     )
+
+
+def _whole(run: Run) -> bool:
+    """Whether a run is of all pictures that published numbers are of; of its limit elsewhere."""
+    config = run.results["config"]
+    if run.dataset not in PICTURES:
+        return not config.get("limit")
+    official = config.get("split", "validation") == "validation"
+    return official and run.results["num_images"] >= PICTURES[run.dataset]
 
 
 def _short(value: object) -> str:
@@ -84,55 +86,47 @@ def _short(value: object) -> str:
     return Path(value).name if isinstance(value, str) else str(value)
 
 
-def difference(row: Row, published: Row) -> Row:
-    """`row` less `published`, points of mIoU, where both are known."""
-    both = row.average is not None and published.average is not None
-    return Row(
-        method=f"{row.method} − {published.method}",
-        scale=published.scale,
-        miou={
-            name: row.miou[name] - published.miou[name]
-            for name in row.miou
-            if name in published.miou
-        },
-        average=row.average - published.average if both else None,
-        source=published.source,
-        remark=published.remark,
-        partial=row.partial,
-    )
-
-
 def differences(rows: Iterable[Row]) -> list[Row]:
-    """Every one of our rows less every published one of its scale that has a number in common."""
-    pairs = ((row, other) for row in rows for other in PUBLISHED if other.scale == row.scale)
-    return [apart for apart in (difference(*pair) for pair in pairs) if apart.miou]
+    """Takes from each row of ours each published one of its scale that has a number in common."""
+    apart = []
+    for row in rows:
+        for other in (other for other in PUBLISHED if other.scale == row.scale):
+            both = row.average is not None and other.average is not None
+            miou = {k: row.miou[k] - other.miou[k] for k in row.miou if k in other.miou}
+            difference = other._replace(
+                method=f"{row.method} − {other.method}",
+                miou=miou,
+                average=row.average - other.average if both else None,
+                partial=row.partial,
+            )
+            apart += [difference] if miou else []
+    return apart
 
 
 def together(rows: Sequence[Row]) -> list[Row]:
-    """The published rows with ours after those of their scale."""
-    scales = dict.fromkeys((*(row.scale for row in PUBLISHED), *(row.scale for row in rows)))
+    """Puts ours after the published rows of their scale."""
+    scales = dict.fromkeys(row.scale for row in (*PUBLISHED, *rows))
     return [row for scale in scales for row in (*PUBLISHED, *rows) if row.scale == scale]
 
 
-def columns(rows: Iterable[Row]) -> list[str]:
-    """The eight benchmarks, and what else was measured."""
-    others = sorted({name for row in rows for name in row.miou} - set(BENCHMARKS))
-    return [*BENCHMARKS, *others]
+def _columns(rows: Iterable[Row]) -> list[str]:
+    """The eight benchmarks; in a table of other datasets these."""
+    found = {name for row in rows for name in row.miou}
+    return list(BENCHMARKS) if found <= BENCHMARKS.keys() else sorted(found)
 
 
 def markdown(rows: Sequence[Row], *, sign: str = "") -> str:
-    """The rows as a markdown table that reads well as text, to a tenth as the papers print them."""
-    names = columns(rows)
-
-    def cell(row: Row, name: str) -> str:
-        return _number(row.miou.get(name), f"{sign}z.1f") + "\\*" * (name in row.partial)
-
+    """Writes a markdown table that reads well as text, to a tenth as the papers print them."""
+    names = _columns(rows)
     head = ["method", "CLIP", *(BENCHMARKS.get(name, name) for name in names), "average", "source"]
     body = [
         [
             row.method,
             row.scale,
-            *(cell(row, name) for name in names),
+            *(
+                _number(row.miou.get(name), f"{sign}z.1f") + "\\*" * (name in row.partial)
+                for name in names
+            ),
             _number(row.average, f"{sign}z.1f"),
             row.source,
         ]
@@ -154,7 +148,7 @@ def markdown(rows: Sequence[Row], *, sign: str = "") -> str:
 
 
 def legend() -> str:
-    """What the sources are, and what is to be said of a published row."""
+    """Says what the sources are, and what is to be known of a published row."""
     sources = [f"- source {name}: {text}" for name, text in SOURCES.items()]
     sources.append("- source of another name: table in the README of that repository")
     remarks = {row.method: f"- {row.method}: {row.remark}" for row in PUBLISHED if row.remark}
@@ -162,9 +156,9 @@ def legend() -> str:
 
 
 def listing(runs: Sequence[Run], root: Path) -> str:
-    """Every result in a line: where it is, what of, and what of the benchmark it took."""
+    """Says of every result in a line where it is, what of, and how many pictures it took."""
     lines = [
-        f"- `{run.folder.relative_to(root)}`: {run.results['dataset']}, {run.results['method']}, "
+        f"- `{run.folder.relative_to(root)}`: {run.dataset}, {run.results['method']}, "
         f"{run.results['num_images']} pictures, mIoU {100 * run.results['miou']:.3f}"
         for run in runs
     ]
@@ -172,8 +166,8 @@ def listing(runs: Sequence[Run], root: Path) -> str:
 
 
 def as_csv(rows: Sequence[Row]) -> str:
-    """The rows as CSV, to a thousandth; what is not known is empty."""
-    names = columns(rows)
+    """Writes the rows as CSV, to a thousandth; what is not known is empty."""
+    names = _columns(rows)
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(("method", "clip", *names, "average", "partial", "source", "remark"))

@@ -11,9 +11,10 @@ from running import driver
 from running import run as drive
 
 from dsolo_jax import draw, images
-from experiments import ablation
-from experiments.reports import charts, runs, table
-from experiments.reports.published import BENCHMARKS, PUBLISHED
+from experiments import ablation, charts
+from experiments.bootstrap import Interval
+from experiments.reports import runs, table
+from experiments.reports.published import BENCHMARKS, PICTURES, PUBLISHED
 
 report = driver("report")
 
@@ -43,6 +44,12 @@ def write_scored(folder, right, **more):
     """Of 2000 pixels of class 0 so many are right, the others called 1: mIoU is right / 4000."""
     miou = right / 4000
     return write_run(folder, {"a": (miou, [[right, 2000 - right], [0, 0]])}, miou=miou, **more)
+
+
+@pytest.fixture
+def one_picture_is_all(monkeypatch):
+    """As if the benchmarks were of one picture each."""
+    monkeypatch.setattr(table, "PICTURES", dict.fromkeys(PICTURES, 1))
 
 
 def row(rows, method, scale="B/16"):
@@ -75,7 +82,7 @@ def test_published_rows_agree_with_the_ladder():
 
 
 @pytest.fixture
-def eight(tmp_path):
+def eight(tmp_path, one_picture_is_all):
     """A result on each of the eight."""
     for name, right in zip(BENCHMARKS, (1234, 702, 511, 999, 801, 640, 333, 420), strict=True):
         write_scored(tmp_path / name, right, dataset=name)
@@ -123,12 +130,12 @@ def test_markdown_has_the_papers_columns_and_ours_beside_the_published(eight):
     assert len({len(line) for line in body}) == 1  # aligned as text
 
 
-def test_an_average_needs_all_eight_and_other_datasets_have_columns_of_their_own(tmp_path):
-    write_scored(tmp_path / "a", 1000, dataset="voc21")
-    write_scored(tmp_path / "b", 1600, dataset="folder")
-    (ours,) = table.ours(runs.read(tmp_path)[0])
-    assert ours.average is None and ours.miou == {"voc21": 25.0, "folder": 40.0}
-    assert table.columns([ours]) == [*BENCHMARKS, "folder"]
+def test_an_average_needs_all_pictures_of_all_eight(eight, monkeypatch):
+    found, _ = runs.read(eight)
+    assert table.ours(found[1:])[0].average is None
+    monkeypatch.setattr(table, "PICTURES", PICTURES | dict.fromkeys(list(PICTURES)[1:], 1))
+    (ours,) = table.ours(found)
+    assert ours.average is None and ours.partial == {"voc21"}
 
 
 def test_methods_are_rows_told_apart_by_what_differs(tmp_path):
@@ -147,20 +154,47 @@ def test_methods_are_rows_told_apart_by_what_differs(tmp_path):
     assert {r.scale for r in table.differences(rows[2:3])} == {"L/14"}
 
 
-def test_two_results_of_one_method_on_one_benchmark_are_refused(tmp_path):
-    write_scored(tmp_path / "a", 200, short_side=336)
-    write_scored(tmp_path / "b", 400, short_side=448)
-    with pytest.raises(
-        ValueError, match=r"/a and .*/b are both .* ade20k \(short_side 336 and 448"
-    ):
-        table.ours(runs.read(tmp_path)[0])
+def test_a_further_result_of_a_method_has_a_row_by_its_folder(tmp_path):
+    for name, right in (("a", 200), ("b", 400), ("c", 600)):
+        write_scored(tmp_path / name, right)
+    write_scored(tmp_path / "d", 800, dataset="voc21")
+    rows = table.ours(runs.read(tmp_path)[0])
+    assert {r.method: r.miou for r in rows} == {
+        "ours: dslo_b16 velocity": {"ade20k": 5.0, "voc21": 20.0},
+        "ours: dslo_b16 velocity again in b": {"ade20k": 10.0},
+        "ours: dslo_b16 velocity again in c": {"ade20k": 15.0},
+    }
 
 
-def test_results_of_the_first_pictures_only_are_marked(tmp_path):
-    write_scored(tmp_path / "a", 1000, limit=100)
+def test_folders_of_pictures_go_by_where_they_are(tmp_path):
+    for name, right in (("cats", 200), ("dogs", 400)):
+        write_scored(tmp_path / name, right, dataset="folder", images=f"/data/{name}/images")
     (ours,) = table.ours(runs.read(tmp_path)[0])
-    assert "| 25.0\\* |" in table.markdown([ours]) and "\\* only" in table.markdown([ours])
-    assert ",ade20k,here," in table.as_csv([ours])
+    assert ours.miou == {"cats/images": 5.0, "dogs/images": 10.0}
+
+
+@pytest.mark.parametrize(
+    "config, partial",
+    [
+        ({}, False),
+        ({"limit": 1}, True),
+        ({"split": "training"}, True),
+        ({"dataset": "voc21"}, True),
+    ],
+)
+def test_what_is_not_the_whole_official_set_is_marked(config, partial, tmp_path, monkeypatch):
+    monkeypatch.setattr(table, "PICTURES", {"ade20k": 1 + bool(config.get("limit")), "voc21": 1449})
+    write_scored(tmp_path / "a", 1000, **config)
+    rows = table.ours(runs.read(tmp_path)[0])
+    for text in (table.markdown(rows), table.markdown(table.differences(rows))):
+        assert ("\\*" in text) == ("not the whole official set" in text) == partial
+    assert (f",{config.get('dataset', 'ade20k')},here," in table.as_csv(rows)) == partial
+
+
+def test_a_borrowed_name_makes_no_scale(tmp_path):
+    write_scored(tmp_path / "a", 1000, clip="miniature")
+    (ours,) = table.ours(runs.read(tmp_path)[0])
+    assert ours.scale == "?" and not [r for r in table.differences([ours]) if r.scale == "B/16"]
 
 
 # ---- reading results -----------------------------------------------------------------------------
@@ -169,8 +203,8 @@ def test_results_of_the_first_pictures_only_are_marked(tmp_path):
 def test_the_confusion_matrix_is_the_sum_of_the_pictures(tmp_path):
     pictures = {"a": (0.5, [[3, 1], [0, 2]]), "b": (0.25, [[1, 0], [4, 0]])}
     folder = write_run(tmp_path / "deep" / "er", pictures, miou=(4 / 9 + 2 / 7) / 2)
-    ((found,), unfinished) = runs.read(tmp_path)
-    assert found.folder == folder and found.classes == ("cat", "dog") and not unfinished
+    ((found,), notes) = runs.read(tmp_path)
+    assert found.folder == folder and found.classes == ("cat", "dog") and not notes
     np.testing.assert_array_equal(runs.confusion(found, found.pictures), [[4, 1], [4, 2]])
     np.testing.assert_array_equal(runs.confusion(found, found.pictures[1:]), [[1, 0], [4, 0]])
 
@@ -178,7 +212,7 @@ def test_the_confusion_matrix_is_the_sum_of_the_pictures(tmp_path):
 @pytest.mark.parametrize(
     "damage, error",
     [
-        (lambda run: (run / "results.json").unlink(), "1 runs there were cut off"),
+        (lambda run: (run / "results.json").unlink(), "run: it was cut off, start"),
         (lambda run: (run / "results.json").write_text('{"dataset": '), "results.json is damaged"),
         (lambda run: (run / "results.json").write_text("[]"), "no result of experiments.eval: it"),
         (lambda run: (run / "results.json").write_text('{"miou": 1}'), "it has no dataset, method"),
@@ -202,12 +236,16 @@ def test_folders_that_hold_no_result_are_named(damage, error, tmp_path):
     assert str(tmp_path) in str(raised.value)
 
 
-def test_runs_that_were_cut_off_are_left_out_and_told(tmp_path):
+def test_runs_that_say_nothing_are_left_out_and_told(tmp_path):
     write_scored(tmp_path / "whole", 1000)
     (write_scored(tmp_path / "cut", 1000) / "results.json").unlink()
-    found, unfinished = runs.read(tmp_path)
+    write_run(tmp_path / "empty", {"a": ("nan", [[0, 0], [0, 0]])}, miou=None)
+    found, notes = runs.read(tmp_path)
     assert [run.folder.name for run in found] == ["whole"]
-    assert unfinished == [tmp_path / "cut"]
+    assert notes == [
+        f"left out {tmp_path}/cut: it was cut off, start it again",
+        f"left out {tmp_path}/empty: no pixel is labelled",
+    ]
 
 
 def test_the_worst_are_those_of_the_lowest_miou(tmp_path):
@@ -226,47 +264,45 @@ def test_the_worst_are_those_of_the_lowest_miou(tmp_path):
 # ---- charts --------------------------------------------------------------------------------------
 
 
-def blank_margins(picture, width=24):
-    pixels = np.asarray(picture)
-    edges = (pixels[:width], pixels[-width:], pixels[:, :width], pixels[:, -width:])
-    return all((edge == 255).all() for edge in edges)
-
-
 def test_bars_are_as_long_as_the_iou():
     iou = np.array([0.25, np.nan, 1.0, 0.5])
-    pixels = np.asarray(charts.iou_bars("title", ["a", "b", "c", "d"], iou))
-    lengths = (pixels == charts._BAR).all(-1).sum(1)
-    bars = [
-        lengths[rows].max()
-        for rows in np.split(np.arange(len(lengths)), np.flatnonzero(np.diff(lengths > 0)) + 1)
-    ]
-    full, half, quarter = (length for length in bars if length)
-    # The mean's line hides some pixels.
-    assert full == pytest.approx(charts._FULL, abs=4)
-    assert half == pytest.approx(full / 2, abs=4) and quarter == pytest.approx(full / 4, abs=4)
+    (axes,) = charts.iou_bars("title", ["a", "b", "c", "d"], iou).axes
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([100, 50, 25, 0])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "d", "a", "b"]
+    assert [text.get_text() for text in axes.texts] == ["100.0", "50.0", "25.0", "nowhere"]
+    (mean,) = axes.lines
+    assert mean.get_xdata()[0] == pytest.approx(175 / 3)
 
 
-def test_confusion_cells_are_shaded_by_share_of_their_row():
+def test_confusion_cells_are_shares_of_their_row():
     matrix = np.array([[10, 0, 0, 0], [0, 0, 0, 0], [5, 0, 3, 2], [0, 0, 0, 4]])
-    picture = charts.confusion("title", ["a", "b", "c", "d"], matrix)
-    pixels, cell = np.asarray(picture).astype(int), charts._CELLS[1]
-    top, left = (
-        np.flatnonzero((pixels == charts._FAINT).all(-1).sum(axis) > 4 * cell) for axis in (1, 0)
-    )
-    corner = 8  # of a cell: beside its number
-    shades = pixels[top[0] + 1 + corner :: cell, left[0] + 1 + corner :: cell][:4, :4].sum(-1)
-    darkest = sum(charts._SHADES[-1])
-    assert shades[0, 0] == shades[3, 3] == darkest
-    assert (shades[0, 1:] == 765).all() and (shades[3, :3] == 765).all()
-    assert darkest < shades[2, 0] < shades[2, 2] < shades[2, 3] < 765
-    assert (shades[1] == sum(charts._GRID)).all()
+    axes, _ = charts.confusion("title", ["a", "b", "c", "d"], matrix).axes
+    shown = axes.images[0].get_array().filled(np.nan)
+    expected = [[100, 0, 0, 0], [np.nan] * 4, [50, 0, 30, 20], [0, 0, 0, 100]]
+    np.testing.assert_allclose(shown, expected)
+    assert [t.get_text() for t in axes.texts] == ["100", "50", "30", "20", "100"]
 
 
 @pytest.mark.parametrize("count", [1, 171])
-def test_no_name_is_clipped(count):
+def test_no_name_is_clipped(count, tmp_path):
     names = [f"a class of a rather long name, number {c}" for c in range(count)]
-    assert blank_margins(charts.iou_bars("title " * 9, names, np.linspace(0, 1, count)))
-    assert blank_margins(charts.confusion("title " * 9, names, np.eye(count, dtype=int)))
+    charts.write(tmp_path / "a.png", charts.iou_bars("title " * 9, names, np.linspace(0, 1, count)))
+    matrix = np.eye(count, dtype=int)
+    charts.write(tmp_path / "b.png", charts.confusion("title " * 9, names, matrix))
+    for name in ("a.png", "b.png"):
+        pixels = np.asarray(Image.open(tmp_path / name).convert("L"))
+        edges = (pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:])
+        assert all((edge == 255).all() for edge in edges) and pixels.std() > 1
+
+
+def test_a_table_is_a_picture_with_what_was_published(tmp_path):
+    cells = {"robust": Interval(40, 50, 55), "paper": Interval(1, 2, 3)}
+    rows = {"I logits": cells, "V path": cells}
+    charts.draw_table(tmp_path / "ladder.png", "ladder", rows, ablation.PAPER)
+    charts.draw_table(tmp_path / "tau.png", "tau", rows, {})
+    pictures = [Image.open(tmp_path / f"{name}.png").convert("RGB") for name in ("ladder", "tau")]
+    colours = [len(np.unique(np.asarray(p).reshape(-1, 3), axis=0)) for p in pictures]
+    assert min(pictures[0].size) > 300 and min(colours) > 10
 
 
 # ---- the driver ----------------------------------------------------------------------------------
@@ -298,36 +334,54 @@ def labelled(tmp_path_factory):
 
 
 def test_report_writes_tables_charts_and_panels(labelled, tmp_path):
-    done = drive("report", f"--results={labelled}/results", f"--output_dir={tmp_path}", "--worst=1")
+    flags = (f"--results={labelled}/results", f"--output_dir={tmp_path}", "--worst=1")
+    write_scored(labelled / "results" / "ade", 1000)
+    done = drive("report", *flags, "--ids=right")
     assert done.returncode == 0, done.stderr
     assert "| 75.0 |" in " ".join(done.stdout.split())
-    assert "CorrCLIP" in (tmp_path / "table.md").read_text()
-    for name in ("table.csv", "differences.csv", "run/iou.png", "run/confusion.png"):
+    # A run without predictions has no panels, and one whose chosen picture has none neither.
+    assert done.stderr.count("evaluate again with --save_predictions") == 2
+    for name in ("table.csv", "differences.csv", "ade/iou.png", "run/iou.png", "run/confusion.png"):
         assert (tmp_path / name).stat().st_size > 0, name
+    assert not (tmp_path / "run" / "panels").exists()
+
+    benchmarks, _, others, _ = (tmp_path / "table.md").read_text().split("## ")[1:]
+    place = f"{labelled.name}/images"
+    assert "CorrCLIP" in benchmarks and "25.0\\*" in benchmarks and place not in benchmarks
+    assert place in others and "CorrCLIP" not in others
+    (line,) = csv.DictReader((tmp_path / "others.csv").open())
+    assert line[place] == "75.000" and "ade20k" not in line
+
+    (labelled / "results" / "ade" / "results.json").unlink()
+    done = drive("report", *flags)
+    assert done.returncode == 0 and "left out" in done.stderr
+    assert not (tmp_path / "differences.csv").exists()
+    assert "CorrCLIP" not in (tmp_path / "table.md").read_text()
     assert [path.name for path in (tmp_path / "run" / "panels").iterdir()] == ["left.png"]
 
     # Each pixel is 160 x 160; the picture, the truth and the prediction stand side by side.
     pixels = np.asarray(Image.open(tmp_path / "run" / "panels" / "left.png"))
-    step, top = images._PANEL + images._PANEL_FONT // 2, 2 * images._PANEL_FONT
-    cat, dog = draw.palette(2)
+    step, top = 640 + 13, 2 * 26
+    (cat, dog), none = draw.palette(2), draw._NAMELESS
     for part, expected in (
         (0, [[(77,) * 3] * 4] * 2),
-        (1, [[cat, cat, dog, dog], [cat, images._IGNORED, dog, dog]]),
+        (1, [[cat, cat, dog, dog], [cat, none, dog, dog]]),
         (2, [[cat, cat, cat, dog], [cat, cat, cat, dog]]),
     ):
         shown = pixels[top + 80 :: 160, part * step + 80 :][:2, :640:160]
         np.testing.assert_array_equal(shown, expected)
-    beside = {tuple(colour) for colour in pixels[top:, 3 * step :].reshape(-1, 3).tolist()}
-    assert {tuple(cat.tolist()), tuple(dog.tolist()), images._IGNORED} <= beside
+    below = {tuple(colour) for colour in pixels[top + 320 :].reshape(-1, 3).tolist()}
+    assert {tuple(cat.tolist()), tuple(dog.tolist()), none} <= below
 
 
 def test_panels_need_predictions_and_the_dataset(labelled, tmp_path):
-    ((run,), _) = runs.read(labelled / "results")
+    ((run,), _) = runs.read(labelled / "results" / "run")
     left, right = run.pictures
     with pytest.raises(FileNotFoundError, match=r"right\.png; evaluate again with --save_pred"):
         report.draw_panels(run, [right], tmp_path)
     moved = run.results | {"config": run.results["config"] | {"images": str(tmp_path / "moved")}}
     with pytest.raises(FileNotFoundError, match="no folder of pictures at .*moved"):
         report.draw_panels(run._replace(results=moved), [left], tmp_path)
+    images.write_png(run.folder / "predictions" / "lefd.png", np.zeros((2, 4), int))
     with pytest.raises(ValueError, match="unknown picture of folder 'lefd' .did you mean 'left'"):
         report.draw_panels(run, [left._replace(id="lefd")], tmp_path)
