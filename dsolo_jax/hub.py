@@ -1,5 +1,6 @@
 """A checkpoint's folder: a local one or the hub's snapshot, and what is said when there is none."""
 
+import functools
 import os
 import re
 from collections.abc import Iterable
@@ -9,6 +10,14 @@ import huggingface_hub
 from huggingface_hub import errors as hub_errors
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+# All that is of the hub or of the way to it; a full disk keeps its own words.
+_UNREACHABLE = (
+    hub_errors.HTTPError,
+    hub_errors.LocalEntryNotFoundError,
+    hub_errors.OfflineModeIsEnabled,
+    ConnectionError,
+    TimeoutError,
+)
 _INSTEAD = "give a local folder in the layout of transformers or diffusers instead"
 
 
@@ -27,6 +36,7 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
         FileNotFoundError: `source` is neither, or the hub has no such repository.
         PermissionError: the repository is gated.
         ConnectionError: the hub cannot be reached and the repository is not in the local cache.
+        OSError: the local cache cannot be written, or the disk is full.
     """
     path = Path(source).expanduser()
     if str(source) and path.is_dir():
@@ -37,17 +47,13 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
             "check the spelling, or download it and give its folder"
         )
     name, files = str(source), list(files)
+    fetch = functools.partial(huggingface_hub.snapshot_download, name, allow_patterns=files)
     try:
-        snapshot = Path(huggingface_hub.snapshot_download(name, allow_patterns=files))
+        snapshot = Path(fetch())
         asked_for_weights = any(pattern.endswith(".safetensors") for pattern in files)
         if asked_for_weights and not any(snapshot.rglob("*.safetensors")):
-            converted = _conversion(name)
-            if converted is not None:
-                snapshot = Path(
-                    huggingface_hub.snapshot_download(
-                        name, revision=converted, allow_patterns=files
-                    )
-                )
+            if (converted := _conversion(name)) is not None:
+                snapshot = Path(fetch(revision=converted))
         return snapshot
     except hub_errors.GatedRepoError as error:
         raise PermissionError(
@@ -59,7 +65,7 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
             f"checkpoint {str(source)!r}: there is no such folder, and no such repository on the "
             f"hub (a private one needs `hf auth login`); {instead}"
         ) from error
-    except Exception as error:  # the hub's HTTP errors have no base of their own
+    except _UNREACHABLE as error:
         raise ConnectionError(
             f"checkpoint {str(source)!r}: there is no such folder, and the hub could not be "
             f"reached ({type(error).__name__}); go online, or {instead}"

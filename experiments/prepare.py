@@ -29,9 +29,7 @@ _WORLD_SEED = flags.DEFINE_integer("world_seed", 0, "miniature: which world.", l
 
 def main() -> None:
     if _DATASET.value == miniature.NAME:
-        from dsolo_jax.datasets.miniature import builder  # imports TFDS
-
-        place = builder.prepare(_DATA_DIR.value, _WORLD_SEED.value)
+        place = miniature.prepare(_DATA_DIR.value, _WORLD_SEED.value, overwrite=_OVERWRITE.value)
         print(f"miniature in {place}; tfds.builder_from_directory reads it")
         return
     if _SOURCE.value is None:

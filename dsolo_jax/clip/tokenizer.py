@@ -1,75 +1,72 @@
-"""CLIP's byte-pair tokenizer, from the files beside a checkpoint."""
+"""CLIP's byte-pair tokenizer, transformers', from the files beside a checkpoint."""
 
+import contextlib
+import json
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
-from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import BPE
 
 from dsolo_jax import hub
 from dsolo_jax.assets import bundled
 
-FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
-_START, _END = "<|startoftext|>", "<|endoftext|>"
-_WORDS = (
-    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
-)
+FILES = ("tokenizer.json", "vocab.json", "merges.txt")
+# What names the special tokens, where they are not CLIP's own.
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json")
+
 # Lengths are rounded up to a multiple of this, so that few of them are compiled.
 _BUCKET = 8
 
 
-def _from_vocabulary(vocabulary: Path, merges: Path) -> Tokenizer:
-    model = BPE.from_file(
-        str(vocabulary), str(merges), unk_token=_END, end_of_word_suffix="</w>", fuse_unk=False
-    )
-    tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_WORDS), behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.add_special_tokens([AddedToken(_START, special=True), AddedToken(_END, special=True)])
-    tokenizer.post_processor = processors.RobertaProcessing(
-        (_END, tokenizer.token_to_id(_END)),
-        (_START, tokenizer.token_to_id(_START)),
-        trim_offsets=False,
-        add_prefix_space=False,
-    )
-    return tokenizer
-
-
-def read_tokenizer(directory: Path) -> Tokenizer:
-    """The tokenizer in a folder, which neither pads nor cuts.
+def read_tokenizer(directory: Path) -> "CLIPTokenizer":
+    """The tokenizer in a folder. Only data is read, nothing in the folder is executed.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: the files are damaged.
+        ValueError: the files are damaged, have no merges, or lack the start or end token.
     """
-    whole, vocabulary, merges = (directory / name for name in FILES)
+    whole, vocabulary, merges = ((directory / name).is_file() for name in FILES)
+    if not whole and not (vocabulary and merges):
+        raise FileNotFoundError(
+            f"{directory} holds no tokenizer: wanted tokenizer.json, or vocab.json and merges.txt; "
+            "copy those of the CLIP checkpoint there"
+        )
     try:
-        if whole.is_file():
-            tokenizer = Tokenizer.from_file(str(whole))
-            tokenizer.no_padding()
-            tokenizer.no_truncation()
-            return tokenizer
-        if vocabulary.is_file() and merges.is_file():
-            return _from_vocabulary(vocabulary, merges)
-    except Exception as error:  # the library raises nothing narrower
+        with _quietly():
+            from transformers import CLIPTokenizer  # most of a second
+
+            tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
+        if whole:
+            merged = json.loads((directory / FILES[0]).read_text("utf-8"))["model"].get("merges")
+        else:
+            lines = (directory / FILES[2]).read_text("utf-8").splitlines()
+            merged = [line for line in lines if line and not line.startswith("#version")]
+    except ImportError:
+        raise
+    except Exception as error:  # transformers raises all sorts
         raise ValueError(
             f"the tokenizer files in {directory} cannot be read ({error}); fetch them again"
         ) from error
-    raise FileNotFoundError(
-        f"{directory} holds no tokenizer: wanted tokenizer.json, or vocab.json and merges.txt; "
-        "copy those of the CLIP checkpoint there"
-    )
+    if not merged:
+        raise ValueError(
+            f"the tokenizer in {directory} has no merges, wanted CLIP's byte pairs: it would spell "
+            "every word in letters; fetch its files again"
+        )
+    known = tokenizer.backend_tokenizer.get_vocab(with_added_tokens=False)
+    for what in ("bos_token", "eos_token"):  # transformers adds a number where one is missing
+        if (token := getattr(tokenizer, what)) not in known:
+            raise ValueError(
+                f"the tokenizer in {directory} has {what} {token!r}, which is not in its "
+                "vocabulary; fetch the files of one checkpoint again"
+            )
+    return tokenizer
 
 
 def load_tokenizer(
@@ -89,11 +86,13 @@ def load_tokenizer(
         OSError: no such checkpoint, or no tokenizer in it.
         ValueError: the files are damaged; from the function, a text exceeds the context length.
     """
-    tokenizer = read_tokenizer(hub.folder(bundled(source, "clip"), FILES))
-    end = tokenizer.token_to_id(_END)
+    tokenizer = read_tokenizer(hub.folder(bundled(source, "clip"), (*FILES, *SETTINGS)))
+    backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    backend.no_padding()  # of tokenizer.json
+    backend.no_truncation()
 
     def tokenize(texts: Sequence[str]) -> Int[np.ndarray, "Q L"]:
-        rows = [encoding.ids for encoding in tokenizer.encode_batch(list(texts))]
+        rows = [encoding.ids for encoding in backend.encode_batch(list(texts))]
         for text, row in zip(texts, rows, strict=True):
             if len(row) > max_length:
                 shown = text if len(text) <= 60 else f"{text[:60]}…"
@@ -109,3 +108,14 @@ def load_tokenizer(
         return token_ids
 
     return tokenize
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps back log messages up to warnings: importing transformers advises to install PyTorch."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        logging.disable(before)

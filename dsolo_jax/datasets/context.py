@@ -74,7 +74,9 @@ def _check_names(places: list[Path]) -> None:
     for path in places:
         if not path.is_file():
             continue
-        rows = [line.split(":") for line in path.read_text(encoding="utf-8").splitlines() if line]
+        rows = [
+            line.split(":") for line in path.read_text(encoding="utf-8-sig").splitlines() if line
+        ]
         names = {int(number): name.strip() for number, name in rows}
         for number, name in _NUMBERS.items():
             if names.get(number) != name:

@@ -72,7 +72,7 @@ def listed(path: Path, origin: str) -> list[str]:
     """The ids a split's list holds, one a line."""
     if not path.is_file():
         raise FileNotFoundError(f"no list of pictures at {path}; the original: {origin}")
-    return path.read_text(encoding="utf-8").split()
+    return path.read_text(encoding="utf-8-sig").split()
 
 
 def paired(images: Files, labels: Files, ids: Iterable[str] | None = None) -> list[Pair]:

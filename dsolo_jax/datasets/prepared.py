@@ -1,61 +1,47 @@
 """Benchmarks as TFDS datasets: built once from the official files, read at random access.
 
-ArrayRecord files are written and read without TensorFlow, in the layout that TFDS gives its own
-datasets: `tfds.builder_from_directory` reads a prepared folder. Pictures and label maps are stored
-as the bytes of the official files and decoded by `dsolo_jax.images`, one decoder for everything;
-of each record the SHA-256 is kept, and compared whenever it is read.
+TFDS writes and reads ArrayRecord files without TensorFlow: `tfds.builder_from_directory` reads a
+prepared folder. Pictures and label maps are stored as the bytes of the official files and decoded
+by `dsolo_jax.images`, one decoder for everything.
 """
 
 import contextlib
-import fcntl
-import hashlib
-import json
-import os
+import io
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
-from itertools import islice
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
-from array_record.python.array_record_module import ArrayRecordWriter
 
-from dsolo_jax.datasets.benchmark import Benchmark, Dataset, Encoded, Found, Pair, decode
+from dsolo_jax.datasets.benchmark import Benchmark, Dataset, Encoded, Pair, decode
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol, classes
 from dsolo_jax.utils.checks import choose
-from dsolo_jax.utils.files import atomic
 from dsolo_jax.utils.progress import progress
 
-_VERSION = "2.0.0"
-_BUILDING = ".building"
-_OLD = ".old"
-_JOURNAL = "journal.jsonl"
-_SUFFIX = "array_record"
+VERSION = "3.0.0"
 
-# Pictures that an interrupted build may have to read again.
-_RECORDS_PER_SHARD = 128
+# Pictures and label maps are stored as the bytes of their files, and read as such.
+_ENCODED = {"image": tfds.decode.SkipDecoding(), "labels": tfds.decode.SkipDecoding()}
+
+Examples = Iterable[Mapping[str, Any]]
 
 
 class Summary(NamedTuple):
     """What a prepared folder holds.
 
-    labels: the name of the label maps' coding.
     ids: of each split, in order.
+    labels: the name of the label maps' coding.
     official: pictures in each split of the official set.
     absent: names of official pictures that were not there, where names could be known.
     """
 
-    labels: str
     ids: Mapping[str, list[str]]
+    labels: str
     official: Mapping[str, int]
     absent: list[str]
-
-
-class _Shard(NamedTuple):
-    split: str
-    name: str
-    pairs: list[Pair]
 
 
 def prepare(
@@ -69,10 +55,6 @@ def prepare(
     """Builds the collection of `benchmark` from its official files below `source`, checking every
     one of them.
 
-    Built beside its place, read back and moved there when whole: an interrupted build is never
-    taken for a dataset, and an older one stays until then. Of an interrupted build, the whole
-    shards of files that are still the same are kept, and it is gone on with.
-
     Args:
         labels: coding of the label maps to take, where there are several; the first by default.
 
@@ -82,44 +64,43 @@ def prepare(
     Raises:
         FileNotFoundError, ValueError: files missing, damaged or not of this benchmark, named; other
             label maps are prepared there than are asked for.
-        OSError: `data_dir` cannot be written, or is full; another build of the collection is going
-            on in it.
+        OSError: `data_dir` cannot be written, or is full.
     """
     place = directory(benchmark, data_dir)
     if place.exists() and not overwrite:
         _check_labels(benchmark, place, labels)
         return False
     found = benchmark.collection.find(source, labels)
-    benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])  # raises if it cannot be had
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(place.parent):
-        building = place.parent / _BUILDING
-        shards = _shards(benchmark, found)
-        checksums = _build(benchmark, found, shards, building)
-        _describe(benchmark, found, shards, checksums, building)
-        try:
-            for split in found.splits:
-                dataset = _load(benchmark, building, split, PROTOCOLS[benchmark.name])
-                for index in range(len(dataset)):
-                    dataset.encoded(index)
-        except ValueError:
-            shutil.rmtree(building)
-            raise
-        shutil.rmtree(place.parent / _OLD, ignore_errors=True)
-        if place.exists():
-            place.rename(place.parent / _OLD)
-        building.rename(place)
-        (place / _JOURNAL).unlink()
-        shutil.rmtree(place.parent / _OLD, ignore_errors=True)
+    table = benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])
+
+    def examples(split: str, pairs: list[Pair]) -> Iterator[dict[str, Any]]:
+        for pair in progress(pairs, len(pairs), f"{benchmark.collection.name} {split}"):
+            image, label_map = (
+                pair.image.read_bytes(),
+                benchmark.collection.label_bytes(pair.labels),
+            )
+            encoded = Encoded(image, label_map, str(pair.image), str(pair.labels))
+            decode(encoded, table, benchmark.collection.hint)
+            yield {"id": pair.id, "image": image, "labels": label_map}
+
+    build(
+        place,
+        {split: examples(split, pairs) for split, pairs in found.splits.items()},
+        f"{benchmark.collection.name}, from {benchmark.collection.origin}",
+        labels=found.labels,
+        official=found.official,
+        absent=list(found.absent),
+    )
     return True
 
 
 def summary(benchmark: Benchmark, data_dir: Path) -> Summary:
-    """What the prepared folder of a benchmark holds."""
-    place = directory(benchmark, data_dir)
-    with _damage_named(benchmark, place):
-        metadata = tfds.builder_from_directory(place).info.metadata
-        return Summary(*(metadata[field] for field in Summary._fields))
+    """What the prepared folder of a benchmark holds.
+
+    Raises:
+        ValueError: the folder is damaged.
+    """
+    return _read(directory(benchmark, data_dir))[1]
 
 
 def load(benchmark: Benchmark, data_dir: Path, split: str, protocol: Protocol) -> Dataset:
@@ -129,212 +110,141 @@ def load(benchmark: Benchmark, data_dir: Path, split: str, protocol: Protocol) -
         FileNotFoundError: not prepared in `data_dir`, or by an older version; the message holds the
             command that does it.
         ValueError: a split that was not there when it was prepared; label maps that the benchmark
-            cannot be had from.
+            cannot be had from; the folder is damaged.
     """
     place = directory(benchmark, data_dir)
-    if place.is_dir():
-        return _load(benchmark, place, split, protocol)
-    older = sorted(path.name for path in place.parent.glob("[0-9]*.[0-9]*.[0-9]*"))
-    found = f"only {', '.join(older)}, of an older dsolo_jax, at {place.parent}"
-    raise FileNotFoundError(
-        f"{benchmark.name} is not prepared: {found if older else f'nothing at {place}'}. Prepare "
-        "it once with\n"
-        f"    python -m experiments.prepare --dataset={benchmark.name} --source=DIR "
-        f"--data_dir={shlex.quote(str(data_dir))}\n"
-        f"where DIR holds the original, to be had from {benchmark.collection.origin}"
+    if not place.is_dir():
+        older = sorted(path.name for path in place.parent.glob("[0-9]*.[0-9]*.[0-9]*"))
+        found = f"only {', '.join(older)}, of another dsolo_jax, at {place.parent}"
+        raise FileNotFoundError(
+            f"{benchmark.name} is not prepared: {found if older else f'nothing at {place}'}. "
+            "Prepare it once with\n"
+            f"    python -m experiments.prepare --dataset={benchmark.name} --source=DIR "
+            f"--data_dir={shlex.quote(str(data_dir))}\n"
+            f"where DIR holds the original, to be had from {benchmark.collection.origin}"
+        )
+    builder, held = _read(place)
+    choose(f"split of {benchmark.name} at {place}", split, held.ids)
+    ids = tuple(held.ids[split])
+    table = benchmark.label_table(held.labels, protocol)
+    record = _records(builder, place, split, ids)
+
+    def encoded(index: int) -> Encoded:
+        name = f"{benchmark.name} {split} {ids[index]}"
+        example = record(index)
+        return Encoded(example["image"], example["labels"], f"{name} (picture)", f"{name} (labels)")
+
+    names, words = classes(benchmark.name, protocol)
+    return Dataset(
+        name=benchmark.name,
+        names=names,
+        classes=words,
+        ids=ids,
+        label_table=table,
+        encoded=encoded,
+        hint=benchmark.collection.hint,
+        protocol=protocol,
+        coding=held.labels,
+        official=held.official[split],
     )
 
 
 def directory(benchmark: Benchmark, data_dir: Path) -> Path:
     """Where the collection of `benchmark` lies once prepared."""
-    return Path(data_dir).expanduser() / benchmark.collection.name / _VERSION
+    return Path(data_dir).expanduser() / benchmark.collection.name / VERSION
 
 
 # ---- building ------------------------------------------------------------------------------------
 
 
-def _features() -> tfds.features.FeaturesDict:
-    """A record: the id, and both files as they are."""
-    return tfds.features.FeaturesDict(
-        {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "labels": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Writes the examples of each split, in their order."""
+
+    VERSION = tfds.core.Version(VERSION)
+    url_infos = None  # nothing is downloaded; in an installed package TFDS would look for a list
+
+    def __init__(
+        self,
+        data_dir: str,
+        name: str,
+        splits: Mapping[str, Examples],
+        description: str,
+        features: Mapping[str, tfds.features.FeatureConnector],
+        metadata: Mapping[str, Any],
+    ):
+        self.name, self._splits = name, splits
+        self._said = {
+            "description": description,
+            "features": tfds.features.FeaturesDict(features),
+            "metadata": tfds.core.MetadataDict(metadata, ids={split: [] for split in splits}),
         }
-    )
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(builder=self, disable_shuffling=True, **self._said)
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        return {split: self._generate_examples(split) for split in self._splits}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+        for index, example in enumerate(self._splits[split]):
+            self.info.metadata["ids"][split].append(example["id"])
+            yield index, example
 
 
-def _shards(benchmark: Benchmark, found: Found) -> list[_Shard]:
-    """The files to be, in order of splits and ids, under the names TFDS gives them."""
-    shards = []
-    for split, pairs in found.splits.items():
-        total = -(-len(pairs) // _RECORDS_PER_SHARD)
-        shards += [
-            _Shard(
-                split,
-                f"{benchmark.collection.name}-{split}.{_SUFFIX}-{number:05d}-of-{total:05d}",
-                pairs[number * _RECORDS_PER_SHARD :][:_RECORDS_PER_SHARD],
-            )
-            for number in range(total)
-        ]
-    return shards
-
-
-def _digest(shard: _Shard, labels: str) -> str:
-    """Of the files a shard is made of, by which it is known to be of the same ones."""
-    said = [_VERSION, labels]
-    for pair in shard.pairs:
-        stats = [path.stat() for path in (pair.image, pair.labels)]
-        said += [pair.id, *((s.st_size, s.st_mtime_ns) for s in stats)]
-    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
-
-
-def _build(
-    benchmark: Benchmark, found: Found, shards: list[_Shard], building: Path
-) -> dict[str, list[str]]:
-    """Writes the shards that are not there yet; the SHA-256 of all records, by shard.
-
-    A shard counts once it is in the journal: a line of its name, its files' digest and its
-    checksums, written after the shard has got its name. Whatever else is there is removed.
-    """
-    building.mkdir(exist_ok=True)
-    digests = {shard.name: _digest(shard, found.labels) for shard in shards}
-    done = _journalled(building, digests)
-    for path in building.iterdir():
-        if path.name not in {_JOURNAL, *done}:
-            path.unlink()
-    todo = [shard for shard in shards if shard.name not in done]
-    pictures = [pair for shard in todo for pair in shard.pairs]
-    what = f"{benchmark.collection.name} {' and '.join(dict.fromkeys(s.split for s in todo))}"
-    if done:
-        what += f" (going on after {sum(map(len, done.values()))} pictures)"
-    pairs = progress(pictures, len(pictures), what)
-    table = benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])
-    with (building / _JOURNAL).open("a", encoding="utf-8") as journal:
-        for shard in todo:
-            records = (_record(benchmark, pair, table) for pair in islice(pairs, len(shard.pairs)))
-            done[shard.name] = _write(building / shard.name, records)
-            line = json.dumps([shard.name, digests[shard.name], done[shard.name]])
-            journal.write(line + "\n")
-            journal.flush()
-        next(pairs, None)  # the progress's last line
-    return done
-
-
-def _journalled(building: Path, digests: Mapping[str, str]) -> dict[str, list[str]]:
-    """The checksums of the shards an interrupted build of the same files left.
-
-    A last line that was cut short is dropped from the journal.
-    """
-    journal = building / _JOURNAL
-    lines = []
-    if journal.is_file():
-        lines = journal.read_text(encoding="utf-8").splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith("\n")]
-    if whole != lines:
-        with atomic(journal) as temporary:
-            temporary.write_text("".join(whole), encoding="utf-8")
-    return {
-        name: checksums
-        for name, digest, checksums in map(json.loads, whole)
-        if digests.get(name) == digest and (building / name).is_file()
-    }
-
-
-def _record(benchmark: Benchmark, pair: Pair, table: Mapping[int, int]) -> dict[str, Any]:
-    """An example as it is stored, checked."""
-    encoded = Encoded(
-        pair.image.read_bytes(),
-        benchmark.collection.label_bytes(pair.labels),
-        str(pair.image),
-        str(pair.labels),
-    )
-    decode(encoded, table, benchmark.collection.hint)
-    return {"id": pair.id, "image": encoded.image, "labels": encoded.labels}
-
-
-def _write(path: Path, records: Iterator[dict[str, Any]]) -> list[str]:
-    """Writes a shard; the SHA-256 of its records."""
-    features, checksums = _features(), []
-    with atomic(path) as temporary:
-        try:
-            writer = ArrayRecordWriter(str(temporary), "group_size:1")  # read one by one
-            for record in records:
-                writer.write(features.serialize_example(record))
-                checksums.append(_checksum(record))
-            writer.close()
-        except RuntimeError as error:  # ArrayRecord's, of a full disk for one
-            raise OSError(f"cannot write {path}: {error}") from error
-    return checksums
-
-
-def _checksum(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(record["image"] + record["labels"]).hexdigest()
-
-
-def _describe(
-    benchmark: Benchmark,
-    found: Found,
-    shards: list[_Shard],
-    checksums: dict[str, list[str]],
-    building: Path,
+def build(
+    place: Path,
+    splits: Mapping[str, Examples],
+    description: str,
+    features: Mapping[str, tfds.features.FeatureConnector] | None = None,
+    **metadata: Any,
 ) -> None:
-    """Writes what TFDS keeps beside the records: splits, features, and our metadata."""
-    splits = []
-    for split in found.splits:
-        own = [shard for shard in shards if shard.split == split]
-        template = tfds.core.ShardedFileTemplate(
-            data_dir=building,
-            dataset_name=benchmark.collection.name,
-            split=split,
-            filetype_suffix=_SUFFIX,
-        )
-        splits.append(
-            tfds.core.SplitInfo(
-                name=split,
-                shard_lengths=[len(shard.pairs) for shard in own],
-                num_bytes=sum((building / shard.name).stat().st_size for shard in own),
-                filename_template=template,
-            )
-        )
-    summary = Summary(
-        labels=found.labels,
-        ids={split: [pair.id for pair in pairs] for split, pairs in found.splits.items()},
-        official=found.official,
-        absent=list(found.absent),
-    )
-    sha256 = {
-        split: [sum_ for shard in shards if shard.split == split for sum_ in checksums[shard.name]]
-        for split in found.splits
-    }
-    tfds.folder_dataset.write_metadata(
-        data_dir=building,
-        features=_features(),
-        split_infos=splits,
-        version=_VERSION,
-        check_data=False,  # by TensorFlow; ours follows
-        description=f"{benchmark.collection.name}, from {benchmark.collection.origin}",
-        metadata=tfds.core.MetadataDict(**summary._asdict(), sha256=sha256),
-    )
+    """Writes a TFDS dataset at `place`, a path that ends in name / `VERSION`.
 
+    Built beside its place, read back and moved there when whole: a build that fails or is killed is
+    never taken for a dataset, and an older one stays until then. What a killed build of the same
+    name has left is removed.
 
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """No other process builds in the folder meanwhile. A process that dies lets go of it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OSError(f"another process is preparing {folder}; wait until it is done") from error
-    else:
-        yield
-    finally:
-        os.close(descriptor)
+    Args:
+        splits: of each, the examples dict(id, image, labels), the latter two as encoded files.
+        features: what else the examples hold.
+        metadata: kept beside the records; the ids of each split are added.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
+        ValueError: what was written is not what is read back.
+    """
+    name, root = place.parent.name, place.parents[1]
+    record = {
+        "id": tfds.features.Text(),
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "labels": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+    } | dict(features or {})
+    tfds.disable_progress_bar()
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(f".{name}_*"):
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(prefix=f".{name}_", dir=root) as scratch:
+        builder = _Builder(scratch, name, splits, description, record, metadata)
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):  # its talk of downloads
+                builder.download_and_prepare(download_dir=scratch)
+        except RuntimeError as error:  # ArrayRecord's, of a full disk for one
+            raise OSError(f"cannot write {place}: {error}") from error
+        written = Path(builder.data_path)
+        for split, ids in builder.info.metadata["ids"].items():
+            read_back = _records(builder, written, split, ids)
+            for index in range(len(ids)):
+                read_back(index)
+        place.parent.mkdir(exist_ok=True)
+        if place.exists():
+            place.rename(Path(scratch) / "older")
+        written.rename(place)
 
 
 def _check_labels(benchmark: Benchmark, place: Path, labels: str | None) -> None:
     """What is prepared must be what is asked for."""
-    found = summary(benchmark, place.parents[1]).labels
+    found = _read(place)[1].labels
     if labels not in (None, found):
         raise ValueError(
             f"{place} was prepared from {found} label maps, wanted {labels}: --overwrite it, or "
@@ -346,48 +256,42 @@ def _check_labels(benchmark: Benchmark, place: Path, labels: str | None) -> None
 # ---- reading -------------------------------------------------------------------------------------
 
 
-def _load(benchmark: Benchmark, place: Path, split: str, protocol: Protocol) -> Dataset:
-    with _damage_named(benchmark, place):
+def _read(place: Path) -> tuple[tfds.core.DatasetBuilder, Summary]:
+    with _damage_named(place):
         builder = tfds.builder_from_directory(place)
-        metadata = dict(builder.info.metadata)
-        ids, sha256 = metadata["ids"], metadata["sha256"]
-    choose(f"split of {benchmark.name} at {place}", split, ids)
-    table = benchmark.label_table(metadata["labels"], protocol)
-    skip = tfds.decode.SkipDecoding()
-    with _damage_named(benchmark, place):
-        records = builder.as_data_source(split, decoders={"image": skip, "labels": skip})
+        return builder, Summary(*(builder.info.metadata[field] for field in Summary._fields))
 
-    def encoded(index: int) -> Encoded:
-        name = f"{benchmark.name} {split} {ids[split][index]}"
-        with _damage_named(benchmark, place):
-            record = records[index]
+
+def _records(
+    builder: tfds.core.DatasetBuilder, place: Path, split: str, ids: Sequence[str]
+) -> Callable[[int], dict[str, Any]]:
+    """Reads a record by its index, and checks that it is the one of that id.
+
+    What changed within a record ArrayRecord notices itself, by its hashes.
+    """
+    with _damage_named(place):
+        records = builder.as_data_source(split, decoders=_ENCODED)
+        if len(records) != len(ids):
+            raise ValueError(f"{len(records)} records of {len(ids)} ids in {split}")
+
+    def record(index: int) -> dict[str, Any]:
+        with _damage_named(place):
             # A file cut short can give empty records rather than an error.
-            if not record["id"] or _checksum(record) != sha256[split][index]:
-                raise ValueError(f"record {index}, {ids[split][index]}, is not what was written")
-        return Encoded(record["image"], record["labels"], f"{name} (picture)", f"{name} (labels)")
+            found = records[index]
+            if found["id"] != ids[index].encode():
+                raise ValueError(f"record {index} of {split} is {found['id']!r}, not {ids[index]}")
+        return found
 
-    names, words = classes(benchmark.name, protocol)
-    return Dataset(
-        name=benchmark.name,
-        names=names,
-        classes=words,
-        ids=tuple(ids[split]),
-        label_table=table,
-        encoded=encoded,
-        hint=benchmark.collection.hint,
-        protocol=protocol,
-        coding=metadata["labels"],
-        official=metadata["official"][split],
-    )
+    return record
 
 
 @contextlib.contextmanager
-def _damage_named(benchmark: Benchmark, place: Path) -> Iterator[None]:
+def _damage_named(place: Path) -> Iterator[None]:
     """What TFDS and ArrayRecord raise on files that are missing or cut short, as one error."""
     try:
         yield
     except (OSError, RuntimeError, ValueError, LookupError) as error:
         raise ValueError(
-            f"the prepared {benchmark.collection.name} at {place} is damaged ({error}); build it "
-            "again: experiments.prepare with --overwrite"
+            f"the prepared dataset at {place} is damaged ({type(error).__name__}: {error}); build "
+            "it again: experiments.prepare with --overwrite"
         ) from error

@@ -1,6 +1,9 @@
 """The tokenizer against transformers' CLIPTokenizer."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -74,6 +77,87 @@ def test_too_long_a_text_is_named(folder):
 def test_a_folder_without_tokenizer_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no tokenizer: wanted tokenizer.json"):
         clip.load_tokenizer(tmp_path)
+
+
+def test_no_texts_give_no_rows(folder):
+    assert clip.load_tokenizer(folder)([]).shape == (0, 8)
+
+
+def test_settings_of_tokenizer_json_neither_pad_nor_cut(tiny_clip, tmp_path):
+    whole = transformers.CLIPTokenizer.from_pretrained(tiny_clip)
+    whole(["cat"], padding="max_length", truncation=True, max_length=4)
+    whole.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer.json").read_text())["truncation"]
+    texts = ["cat", "a photo of a cat"]
+    expected = clip.load_tokenizer(tiny_clip)(texts)
+    np.testing.assert_array_equal(clip.load_tokenizer(tmp_path)(texts), expected)
+
+
+def edited(folder, tmp_path, change):
+    """A copy of the folder whose vocabulary and merges went through `change(vocab, merges)`."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    if (copy / "tokenizer.json").is_file():
+        content = json.loads((copy / "tokenizer.json").read_text())
+        model = content["model"]
+        model["vocab"], model["merges"] = change(model["vocab"], model["merges"])
+        (copy / "tokenizer.json").write_text(json.dumps(content))
+    else:
+        vocabulary = json.loads((copy / "vocab.json").read_text())
+        version, *merges = (copy / "merges.txt").read_text().splitlines()
+        vocabulary, merges = change(vocabulary, merges)
+        (copy / "vocab.json").write_text(json.dumps(vocabulary))
+        (copy / "merges.txt").write_text("\n".join([version, *merges]) + "\n")
+    return copy
+
+
+def test_a_tokenizer_without_merges_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match="copy has no merges.*fetch its files again"):
+        clip.load_tokenizer(edited(folder, tmp_path, lambda vocabulary, _: (vocabulary, [])))
+
+
+@pytest.mark.parametrize(
+    "token, name", [("<|startoftext|>", "bos_token"), ("<|endoftext|>", "eos_token")]
+)
+def test_a_tokenizer_without_its_start_or_end_is_refused(folder, tmp_path, token, name):
+    def without(vocabulary, merges):
+        return {t: i for t, i in vocabulary.items() if t != token}, merges
+
+    with pytest.raises(ValueError, match=rf"{name} '<.*>', which is not in its vocabulary"):
+        clip.load_tokenizer(edited(folder, tmp_path, without))
+
+
+def test_nothing_in_the_folder_is_executed(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    ran = tmp_path / "ran"
+    (copy / "tokenization.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    settings = {
+        "tokenizer_class": "Mine",
+        "auto_map": {"AutoTokenizer": ["tokenization.Mine", "tokenization.Mine"]},
+        "trust_remote_code": True,
+    }
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    try:
+        clip.load_tokenizer(copy)
+    except ValueError as error:
+        assert "cannot be read" in str(error)
+    assert not ran.exists()
+
+
+def test_without_torch_it_is_quiet_and_transformers_comes_late(folder):
+    program = (
+        "import importlib.util, sys\n"
+        "find_spec = importlib.util.find_spec\n"
+        "hidden = {'torch', 'torchvision', 'tensorflow'}\n"
+        "importlib.util.find_spec = lambda name, *a: "
+        "None if name.split('.')[0] in hidden else find_spec(name, *a)\n"
+        "from dsolo_jax import clip\n"
+        "assert 'transformers' not in sys.modules\n"
+        f"assert clip.load_tokenizer({str(folder)!r}, 500)(['cat ' * 100]).shape == (1, 104)\n"
+        "assert not hidden & set(sys.modules)\n"
+        "import logging; assert logging.getLogger('x').isEnabledFor(logging.WARNING)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_damaged_files_are_named(tmp_path):

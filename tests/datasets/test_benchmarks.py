@@ -171,6 +171,16 @@ def test_the_official_count_is_kept_beside_what_is_there(name, official, tmp_pat
         ]
 
 
+def test_lists_that_begin_with_a_byte_order_mark_are_read(tmp_path):
+    layout = LAYOUTS["voc21 unpacked"]
+    write(layout, tmp_path, [np.eye(3, dtype=int)])
+    path = tmp_path / layout.list
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    voc = datasets.benchmark("voc21")
+    prepared.prepare(voc, tmp_path / layout.at, tmp_path / "data")
+    assert datasets.load("voc21", tmp_path / "data").ids == layout.ids[:1]
+
+
 def test_labels_txt_must_have_the_numbers_of_the_459(tmp_path):
     layout = LAYOUTS["context60 original"]
     write(layout, tmp_path, [np.eye(3, dtype=int)])

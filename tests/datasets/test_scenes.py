@@ -213,11 +213,11 @@ def test_sizes_of_the_splits():
 def test_tfds_holds_the_same_scenes_and_captions(tmp_path, monkeypatch):
     import tensorflow_datasets as tfds
 
-    from dsolo_jax.datasets.miniature import builder, dataset
+    from dsolo_jax.datasets.miniature import dataset
 
     for split, count in {"train": 2, "tune": 1, "validation": 3}.items():
         monkeypatch.setitem(dataset.COUNTS, split, count)
-    place = builder.prepare(tmp_path, seed=6)
+    place = miniature.prepare(tmp_path, seed=6)
     assert [path.name for path in tmp_path.iterdir()] == ["world_6"]
     read = tfds.builder_from_directory(place)
     records = read.as_data_source("validation")

@@ -24,7 +24,7 @@ def test_it_prepares_once_and_says_what_comes_next(source, tmp_path):
     first = run("prepare", *flags)
     assert first.returncode == 0, first.stderr
     assert first.stdout.splitlines() == [
-        f"ade20k prepared in {tmp_path}/data/ade20k/2.0.0",
+        f"ade20k prepared in {tmp_path}/data/ade20k/3.0.0",
         "  validation: 2 pictures (warning: the official set has 2000)",
         "  not there: ADE_val_00000003, ADE_val_00000004, ADE_val_00000005, ADE_val_00000006, "
         "ADE_val_00000007 and 1993 more",

@@ -9,13 +9,11 @@ from jaxtyping import Array, Float, Int
 
 from dsolo_jax import checkpoints
 from dsolo_jax.clip import TextConfig, encode_tokens
-from dsolo_jax.clip.tokenizer import FILES, read_tokenizer
+from dsolo_jax.clip.tokenizer import FILES, SETTINGS, read_tokenizer
 from dsolo_jax.clip.towers import text_parameter_shapes
 from dsolo_jax.clip.weights import IGNORE, TEXT_TABLE
 
-_SETTINGS, _OLD_SETTINGS = "tokenizer_config.json", "special_tokens_map.json"
-
-TOKENIZER_FILES = (*FILES, _SETTINGS, _OLD_SETTINGS)
+TOKENIZER_FILES = (*FILES, *SETTINGS)
 
 
 def empty_prompt(
@@ -53,30 +51,12 @@ def empty_tokens(directory: Path, length: int) -> Int[np.ndarray, "1 L"]:
 
     Raises:
         FileNotFoundError: the folder holds no tokenizer.
-        ValueError: its files are damaged.
+        ValueError: its files are damaged, or the padding token is not in the vocabulary.
     """
     tokenizer = read_tokenizer(directory)
-    token_ids = tokenizer.encode("").ids
-    name = _padding(directory)
-    padding = token_ids[-1] if name is None else tokenizer.token_to_id(name)
-    if padding is None:
+    if tokenizer.pad_token_id >= tokenizer.vocab_size:  # transformers has added it
         raise ValueError(
-            f"{directory}: the padding token {name!r} is not in the vocabulary; fetch the "
-            "tokenizer's files again"
+            f"{directory}: the padding token {tokenizer.pad_token!r} is not in the vocabulary; "
+            "fetch the tokenizer's files again"
         )
-    return np.array([token_ids + [padding] * (length - len(token_ids))])
-
-
-def _padding(directory: Path) -> str | None:
-    """The padding token, as transformers finds it; None: the end token.
-
-    The older of the two files holds where the newer one does not list all added tokens: the
-    newer one of Stable Diffusion 2 on the hub names another token.
-    """
-    new, old = (
-        checkpoints.read_json(path) if (path := directory / name).is_file() else {}
-        for name in (_SETTINGS, _OLD_SETTINGS)
-    )
-    settings = new if "added_tokens_decoder" in new else new | old
-    token = settings.get("pad_token")
-    return token["content"] if isinstance(token, dict) else token
+    return np.array([tokenizer("", padding="max_length", max_length=length).input_ids])

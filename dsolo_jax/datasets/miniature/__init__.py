@@ -1,7 +1,7 @@
 """A small drawn world: textured stuff and things with exact labels, and sentences about them."""
 
 from dsolo_jax.datasets.miniature.captions import captions
-from dsolo_jax.datasets.miniature.dataset import COUNTS, NAME, load
+from dsolo_jax.datasets.miniature.dataset import COUNTS, NAME, load, prepare
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Item, Scene, draw
 from dsolo_jax.datasets.miniature.words import (
     CLASSES,
@@ -24,5 +24,6 @@ __all__ = [
     "captions",
     "draw",
     "load",
+    "prepare",
     "seen",
 ]

@@ -1,15 +1,20 @@
 """The miniature world as a benchmark: drawn as it is read, so nothing is stored or downloaded."""
 
 import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded
+from dsolo_jax.datasets.miniature.captions import captions
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Scene, draw
 from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, THINGS
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
 from dsolo_jax.utils.checks import choose
+from dsolo_jax.utils.progress import progress
 
 NAME = "miniature"
 
@@ -49,9 +54,9 @@ def load(
 
     def encoded(index: int) -> Encoded:
         scene = draw(seed, index, size, split=split)
-        labels = stored_labels(scene, split)
+        labels = _stored_labels(scene, split)
         name = f"{NAME} {split} {index} of seed {seed}"
-        return Encoded(png(scene.image), png(labels), f"{name} (picture)", f"{name} (labels)")
+        return Encoded(_png(scene.image), _png(labels), f"{name} (picture)", f"{name} (labels)")
 
     return Dataset(
         name=NAME,
@@ -66,7 +71,45 @@ def load(
     )
 
 
-def stored_labels(scene: Scene, split: str) -> np.ndarray:
+def prepare(data_dir: str | Path, seed: int = 0, *, overwrite: bool = False) -> Path:
+    """Writes the world of that seed as a TFDS dataset, for whoever would rather read than draw it:
+    pictures, labels as they are stored (255 throughout in train) and four captions a picture.
+
+    Returns:
+        The folder, for `tfds.builder_from_directory`. Where it is there already nothing is done,
+        unless `overwrite`.
+
+    Raises:
+        OSError: it cannot be written, or the disk is full.
+        ValueError: a seed below 0.
+    """
+    import tensorflow_datasets as tfds  # half a second
+
+    from dsolo_jax.datasets import prepared
+
+    def examples(split: str, number: int) -> Iterator[dict[str, Any]]:
+        ids = load(split, seed).ids
+        for index, id in enumerate(progress(ids, len(ids), f"{NAME} {split}")):
+            scene = draw(seed, index, split=split)
+            yield {
+                "id": id,
+                "image": _png(scene.image),
+                "labels": _png(_stored_labels(scene, split)),
+                "captions": captions(scene, np.random.default_rng((seed, number, index)), 4),
+            }
+
+    place = Path(data_dir).expanduser() / f"world_{seed}" / NAME / prepared.VERSION
+    if overwrite or not place.exists():
+        prepared.build(
+            place,
+            {split: examples(split, number) for number, split in enumerate(COUNTS)},
+            "Drawn scenes of textured stuff and things, with exact labels and captions",
+            {"captions": tfds.features.Sequence(tfds.features.Text())},
+        )
+    return place
+
+
+def _stored_labels(scene: Scene, split: str) -> np.ndarray:
     """Labels with things of unseen colour or pattern set apart, uint8 [H, W]; none in train."""
     if split == "train":
         return np.full_like(scene.labels, IGNORE)
@@ -77,7 +120,7 @@ def stored_labels(scene: Scene, split: str) -> np.ndarray:
     return stored
 
 
-def png(array: np.ndarray) -> bytes:
+def _png(array: np.ndarray) -> bytes:
     """A picture uint8 [H, W, 3] or label map uint8 [H, W] as a PNG's bytes."""
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
