@@ -1,34 +1,26 @@
 """dsolo_jax: training-free open-vocabulary semantic segmentation in JAX."""
 
-from dsolo_jax import attention, clip, metrics, solver, upsample, vocabulary
-from dsolo_jax.pipeline import (
-    PRESETS,
-    Model,
-    Picture,
-    Result,
-    load,
-    prepare,
-    segment,
-    segment_batch,
-)
-from dsolo_jax.readings import METHODS, Readings
+from dsolo_jax import attention, clip, metrics, pipeline, solver, upsample, vocabulary
+from dsolo_jax.model import PRESETS, Model, load
+from dsolo_jax.pipeline import Result, segment
+from dsolo_jax.readings import Readings
+from dsolo_jax.solver.discrepancy import METHODS, discrepancy
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "METHODS",
     "PRESETS",
     "Model",
-    "Picture",
     "Readings",
     "Result",
     "attention",
     "clip",
+    "discrepancy",
     "load",
     "metrics",
-    "prepare",
+    "pipeline",
     "segment",
-    "segment_batch",
     "solver",
     "upsample",
     "vocabulary",

@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,6 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image, ImageOps
 
 from dsolo_jax.utils.files import atomic
-
-# OpenAI CLIP's preprocessor_config.json, for pixels in 0..1.
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
@@ -114,9 +111,11 @@ def squeeze(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))
 
 
-def normalise(pixels: UInt8[np.ndarray, "H W 3"]) -> Float[np.ndarray, "H W 3"]:
-    """(pixels / 255 - mean) / std of OpenAI's CLIP, float32."""
-    return (pixels.astype(np.float32) / 255 - np.float32(CLIP_MEAN)) / np.float32(CLIP_STD)
+def normalise(
+    pixels: UInt8[np.ndarray, "H W 3"], mean: Sequence[float], std: Sequence[float]
+) -> Float[np.ndarray, "H W 3"]:
+    """`(pixels / 255 - mean) / std` of each channel, float32."""
+    return (pixels.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:

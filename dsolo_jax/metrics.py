@@ -1,7 +1,5 @@
 """Confusion matrix and mean intersection over union, as the field counts them."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +14,8 @@ def confusion_matrix(
 
         matrix[t, p] = #{pixels: truth = t, labels = p, truth != ignore}
 
-    Any shape serves, as long as both have it. The counts are int32, enough for one picture (2^31
-    pixels); sums over a set belong in numpy's int64, which `mean_iou` takes.
+    Any shape serves, as long as both have it. Arrays of numpy are counted by numpy, in int64; those
+    of JAX on their device, in int32, enough for one picture (2^31 pixels).
 
     Args:
         labels: predicted class of each pixel, in 0..C-1 wherever the truth is not `ignore`.
@@ -77,14 +75,14 @@ def mean_iou(matrix: Int[np.ndarray, "C C"]) -> tuple[float, Float[np.ndarray, "
     return float(present.mean()) if present.size else float("nan"), iou
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
 def _count(labels: Array, truth: Array, num_classes: int, ignore: int) -> Array:
-    labels, truth = labels.astype(jnp.int32), truth.astype(jnp.int32)
+    xp = jnp if isinstance(labels, jax.Array) or isinstance(truth, jax.Array) else np
+    labels, truth = labels.astype(xp.int32), truth.astype(xp.int32)
     inside = (labels >= 0) & (labels < num_classes) & (truth >= 0) & (truth < num_classes)
     cells = num_classes * num_classes
-    cell = jnp.where(inside & (truth != ignore), num_classes * truth + labels, cells)
-    counts = jnp.zeros(cells, jnp.int32).at[cell.ravel()].add(1, mode="drop")
-    return counts.reshape(num_classes, num_classes)
+    cell = xp.where(inside & (truth != ignore), num_classes * truth + labels, cells).ravel()
+    size = {"length": cells + 1} if xp is jnp else {"minlength": cells + 1}
+    return xp.bincount(cell, **size)[:cells].reshape(num_classes, num_classes)
 
 
 def _refuse(labels: np.ndarray, truth: np.ndarray, num_classes: int, ignore: int) -> None:

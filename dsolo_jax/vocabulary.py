@@ -1,9 +1,8 @@
 """Class names to text embeddings: synonyms, prompt templates, background words."""
 
 import dataclasses
-import hashlib
-import math
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -12,18 +11,13 @@ from jaxtyping import Array, Float, Int
 from dsolo_jax import clip
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.templates import IMAGENET_TEMPLATES
-from dsolo_jax.utils import cache
-from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils import cache, fingerprint
 from dsolo_jax.utils.progress import progress
 
-# What a background class is called by, where a benchmark has one: NACLIP's list for VOC21.
-BACKGROUND_WORDS = (
-    "sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "mountain", "sands", "desk",
-    "bed", "building", "cloud", "lamp", "door", "window", "wardrobe", "ceiling", "shelf", "curtain",
-    "stair", "floor", "hill", "rail", "fence",
-)  # fmt: skip
-
 _PROMPTS_PER_BATCH = 256
+
+# Goes into every key: a change of what is kept, or of how it is made, is another number.
+_CACHED = "text 2"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,16 +67,6 @@ def parse(classes: Sequence[str]) -> Vocabulary:
     )
 
 
-def with_background(vocabulary: Vocabulary) -> Vocabulary:
-    """Puts class 0, "background", before the others: `BACKGROUND_WORDS` that none of them names."""
-    words = tuple(word for word in BACKGROUND_WORDS if word not in vocabulary.queries)
-    return Vocabulary(
-        classes=("background", *vocabulary.classes),
-        queries=words + vocabulary.queries,
-        query_class=(0,) * len(words) + tuple(c + 1 for c in vocabulary.query_class),
-    )
-
-
 def fold(
     scores: Float[Array, "Q ..."], query_class: Int[Array, "Q"], num_classes: int
 ) -> Float[Array, "C ..."]:
@@ -90,78 +74,26 @@ def fold(
     return jax.ops.segment_max(scores, query_class, num_classes)
 
 
-def unfolded(vocabulary: Vocabulary) -> Vocabulary:
-    """Every query a class of its own."""
-    return Vocabulary(vocabulary.queries, vocabulary.queries, tuple(range(len(vocabulary.queries))))
-
-
-@dataclasses.dataclass(frozen=True)
-class BackgroundThreshold:
-    """Class 0 is, besides its own pixels, where no query is probable: where the largest of
-
-        P_q = exp(logit_scale s_q) / sum_q' exp(logit_scale s_q')
-
-    is below `probability`.
-
-    Source: prob_thd of NACLIP, SCLIP, ProxyCLIP and the others of the field.
-    """
-
-    probability: float
-    logit_scale: float = 40.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """Scores of queries in a pixel -> scores of classes there, the largest of which wins.
-
-    query_class, num_classes: see `fold`.
-    threshold: of class 0.
-    """
-
-    query_class: tuple[int, ...]
-    num_classes: int
-    threshold: BackgroundThreshold
-
-    def __call__(self, scores: Float[Array, "Q ..."]) -> Float[Array, "C ..."]:
-        """Folded, and the threshold t, in units of the scores, put under class 0:
-
-            s_c = max over the queries q of c of s_q
-            t   = (log sum_q exp(logit_scale s_q) + log probability) / logit_scale
-            s_0 <- max(s_0, t)
-
-        As log max_q P_q = logit_scale max_q s_q - log sum_q exp(logit_scale s_q), the largest
-        probability is below `probability` just where max_c s_c < t. There class 0 has t, the
-        largest score; everywhere else t is at most the largest score and changes no winner.
-        """
-        probability, scale = dataclasses.astuple(self.threshold)
-        folded = fold(scores, np.array(self.query_class, np.int32), self.num_classes)
-        t = (jax.nn.logsumexp(scale * scores, axis=0) + math.log(probability)) / scale
-        return folded.at[0].max(t)
-
-
-def prompts(queries: Sequence[str], templates: Sequence[str]) -> list[str]:
-    """Every query in every template, query by query."""
-    return [template.format(query) for query in queries for template in templates]
-
-
 def embed(
     queries: Sequence[str],
     params: Params,
     config: clip.ClipConfig,
-    tokenize: Callable,
+    tokenizer: str,
+    weights: str,
     *,
     templates: Sequence[str] = IMAGENET_TEMPLATES,
 ) -> Float[np.ndarray, "Q D"]:
-    """One vector a query: each prompt's embedding normalised, their mean, normalised.
+    """Embeds words: each prompt's embedding normalised, their mean over the templates, normalised.
 
     Prompts are sorted by length and run in batches cut to their longest one: the text tower is
     causal, so what is cut off could not have mattered. The result is kept on disk under a key of
-    the text tower's weights, the queries and the templates.
+    the text tower's weights and config and the token ids.
 
     Args:
         queries: Q words.
         params, config: of `clip.load`.
-        tokenize: of `clip.load_tokenizer`.
+        tokenizer: where its tokenizer is, see `clip.load_tokenizer`.
+        weights: fingerprint of the text tower's parameters.
         templates: each with one "{}".
 
     Returns:
@@ -172,42 +104,45 @@ def embed(
 
     Source: the ensembling of OpenAI's CLIP for ImageNet, as every method of this field uses it.
     """
-    path = cache.directory("text") / f"{_key(queries, params, config, templates)}.npy"
-    if path.is_file():
-        return np.load(path, allow_pickle=False)
+    texts = tuple(template.format(query) for query in queries for template in templates)
+    ids = _token_ids(tokenizer, config.text.max_position_embeddings, texts)
+    key = fingerprint.of_strings(
+        _CACHED, weights, repr(config.text), f"{len(templates)} {ids.shape}", ids.tobytes().hex()
+    )
+    shape = len(queries), config.projection_dim
+    found = cache.load(f"text/{key}.npy", shape)
+    if found is not None:
+        return found
 
-    texts = prompts(queries, templates)
-    shortest_first = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    batches = [
-        shortest_first[start : start + _PROMPTS_PER_BATCH]
-        for start in range(0, len(texts), _PROMPTS_PER_BATCH)
-    ]
+    lengths = (ids == ids[:, -1:]).argmax(axis=1) + 1  # rows end in end tokens
+    shortest_first = np.argsort(lengths, kind="stable")
+    starts = range(0, len(texts), _PROMPTS_PER_BATCH)
     vectors = np.empty((len(texts), config.projection_dim), np.float32)
-    for batch in progress(batches, len(batches), "text", unit="batches"):
-        token_ids = tokenize([texts[i] for i in batch])
-        # A short batch is filled up with its last prompt, so that few shapes are compiled.
+    for start in progress(starts, len(starts), "text", unit="batches"):
+        batch = shortest_first[start : start + _PROMPTS_PER_BATCH]
+        # Lengths go up in eights, and a short batch is filled up with its last prompt, so that few
+        # shapes are compiled.
+        length = min(-(-lengths[batch].max() // 8) * 8, ids.shape[1])
         rows = min(_PROMPTS_PER_BATCH, -(-len(batch) // 16) * 16)
-        token_ids = np.pad(token_ids, ((0, rows - len(batch)), (0, 0)), mode="edge")
-        vectors[batch] = clip.encode_text(params, config, token_ids)[: len(batch)]
+        padded = np.pad(ids[batch, :length], ((0, rows - len(batch)), (0, 0)), mode="edge")
+        vectors[batch] = clip.encode_text(params, config, padded)[: len(batch)]
 
-    lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    for text, length in zip(texts, lengths[:, 0], strict=True):
-        if not 0 < length < np.inf:
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    for text, norm in zip(texts, norms[:, 0], strict=True):
+        if not 0 < norm < np.inf:
             raise ValueError(
-                f"the text tower gives {text!r} a vector of length {length}: its weights are "
+                f"the text tower gives {text!r} a vector of length {norm}: its weights are "
                 "damaged or know none of these words; use other words or another CLIP"
             )
-    mean = (vectors / lengths).reshape(len(queries), len(templates), -1).mean(axis=1)
+    mean = (vectors / norms).reshape(len(queries), len(templates), -1).mean(axis=1)
     result = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
-    with atomic(path) as temporary:
-        np.save(temporary, result)
+    cache.save(f"text/{key}.npy", result)
     return result
 
 
-def _key(queries, params, config, templates) -> str:
-    said = repr((tuple(queries), tuple(templates), config)).encode()
-    digest = hashlib.blake2b(said, digest_size=20)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(params["text"]):
-        digest.update(f"{jax.tree_util.keystr(path)}{leaf.dtype}".encode())
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8))
-    return digest.hexdigest()
+@functools.lru_cache(maxsize=32)
+def _token_ids(tokenizer: str, length: int, texts: tuple[str, ...]) -> Int[np.ndarray, "P L"]:
+    return _tokenize(tokenizer, length)(texts)
+
+
+_tokenize = functools.lru_cache(clip.load_tokenizer)

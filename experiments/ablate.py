@@ -1,12 +1,18 @@
-"""Ablates the method on a benchmark: the paper's ladder of rows I to VII, and sweeps.
+"""Ablates the method on a benchmark: the paper's ladder, sweeps, and a search of the readings.
 
 python -m experiments.ablate                                  # the ladder, on the miniature world
 python -m experiments.ablate --tables=ladder,tau,source --limit=100
-python -m experiments.ablate --dataset=ade20k --data_dir=DIR --attention=clip \
-    --variants="robust; paper; robust,tau=0.5"
+python -m experiments.ablate --dataset=ade20k --data_dir=DIR --variants="robust; paper"
+python -m experiments.ablate --search=300                     # readings, by rule, on --tune_split
 
 Each row is a run like those of experiments.eval, in a folder of its own; what was cut off goes on
-when it is started again. Leaves table.md, table.csv and, with matplotlib, a PNG of each table.
+when it is started again. Leaves table.md, table.csv and a PNG of each table; of a search, search.md
+and search.json.
+
+The search changes each reading alone on the first pictures of --tune_split, takes what gains by a
+fixed rule (experiments.search), and measures it once on --split beside its controls. It also says
+which way up the maps of each start are, from the labels of --tune_split. --dataset=folder has no
+splits: --tune_images and --tune_labels name the pictures to choose on.
 """
 
 from functools import partial
@@ -14,59 +20,60 @@ from pathlib import Path
 
 from absl import flags
 
-from dsolo_jax.utils.files import atomic
-from experiments import ablation, bootstrap, common, plots
+from dsolo_jax.readings import BUNDLES, resolve
+from dsolo_jax.utils.files import atomic, write_json
+from experiments import ablation, bootstrap, charts, common, search
 
-_DATASET = common.define_dataset("miniature")
-_MODEL = common.define_model(_DATASET)
+common.define_dataset("miniature")
+common.define_model()
 _TABLES = flags.DEFINE_list(
     "tables", ["ladder"], f"Some of {', '.join(ablation.TABLES)}; or 'all'."
 )
 _VARIANTS = flags.DEFINE_string(
-    "variants",
-    None,
-    "Columns, separated by ';': a bundle of readings, then name=value after ','. One by default: "
-    "the readings of the other flags.",
+    "variants", None, "Columns, separated by ';': readings as in --readings, which is the default."
 )
 _SOURCES = flags.DEFINE_list(
-    "sources", ["clip", "appearance"], "Attention sources of the table 'source'."
+    "sources", ["clip", "appearance"], "Attention sources of the table 'source' and of a search."
 )
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first pictures.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at a time.", lower_bound=1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: outputs/<dataset>_ablation.")
-_PLOTS = flags.DEFINE_bool("plots", True, "Draw the tables; needs matplotlib.")
+_SEARCH = flags.DEFINE_integer(
+    "search", None, "Search the readings on so many pictures, instead of tables.", lower_bound=2
+)
+_FAMILIES = flags.DEFINE_list("families", list(BUNDLES), "search: bundles that it begins from.")
+_METHODS = flags.DEFINE_list("methods", list(search.OPTIONS), "search: methods.")
+_TUNE_SPLIT = flags.DEFINE_string("tune_split", "tune", "search: where readings are chosen.")
+_TUNE_IMAGES = flags.DEFINE_string("tune_images", None, "search: the same of a folder, pictures.")
+_TUNE_LABELS = flags.DEFINE_string("tune_labels", None, "search: the same of a folder, labels.")
 
 
 def main() -> None:
-    if _PLOTS.value:
-        plots.require()  # before hours of work
-    output_dir = Path(
-        _OUTPUT_DIR.value or f"outputs/{_DATASET.dataset.value}_ablation"
-    ).expanduser()
+    output_dir = Path(_OUTPUT_DIR.value or f"outputs/{flags.FLAGS.dataset}_ablation").expanduser()
+    settings = common.dataset_settings()
+    dataset = common.load_dataset(settings)
+    load = partial(common.load_model, dataset.protocol)
+    measure = partial(ablation.measure, load, batch_size=_BATCH_SIZE.value)
+    config = settings | common.model_settings() | {"batch_size": _BATCH_SIZE.value}
+    if _SEARCH.value:
+        _search(output_dir, dataset, load, measure, config)
+    else:
+        _tables(output_dir, dataset, load, measure, config)
+
+
+def _tables(output_dir, dataset, load, measure, config) -> None:
     names = ablation.TABLES if _TABLES.value == ["all"] else _TABLES.value
-    protocol = _DATASET.protocol(_MODEL)
-    dataset, load = _DATASET.load(protocol), partial(_MODEL.load, protocol)
-    variants = {"": _MODEL.resolve_readings()}
-    if _VARIANTS.value:
-        texts = [text.strip() for text in _VARIANTS.value.split(";")]
-        variants = {text: ablation.variant(text) for text in texts if text}
-    model = load() if "layer" in names else None
-    tables = {name: ablation.rows(name, model, _SOURCES.value) for name in names}
-    settings = {
-        ablation.folder(variant, table, row.name): row.setting(readings)
+    texts = [t.strip() for t in (_VARIANTS.value or "").split(";") if t.strip()]
+    variants = {text: resolve(text) for text in texts} or {"": common.readings()}
+    source = load(graph=False).config.source
+    tables = {name: ablation.rows(name, source, _SOURCES.value) for name in names}
+    wanted = {
+        ablation.folder(variant, table, row.name): ablation.setting(row, readings, dataset.protocol)
         for variant, readings in variants.items()
         for table, rows in tables.items()
         for row in rows
     }
-    tallies = ablation.measure(
-        load,
-        dataset,
-        settings,
-        output_dir,
-        {**_DATASET.settings(protocol), **_MODEL.chosen()},
-        limit=_LIMIT.value,
-        batch_size=_BATCH_SIZE.value,
-    )
+    tallies = measure(dataset, wanted, output_dir, config, limit=_LIMIT.value)
     counts = bootstrap.draws(len(dataset.ids[: _LIMIT.value]))
     found = {
         table: {
@@ -82,14 +89,45 @@ def main() -> None:
     }
     text = "\n".join(ablation.markdown(table, rows) for table, rows in found.items())
     print(text)
-    with atomic(output_dir / "table.md") as temporary:
+    _write(output_dir / "table.md", text)
+    _write(output_dir / "table.csv", ablation.comma_separated(found))
+    for table, rows in found.items():
+        charts.draw_table(output_dir / f"{table}.png", table, rows, {})
+    print(f"written to {output_dir}: table.md, table.csv, charts and the runs")
+
+
+def _search(output_dir, dataset, load, measure, config) -> None:
+    changes = {"split": _TUNE_SPLIT.value}
+    if dataset.name == "folder":
+        if _TUNE_IMAGES.value is None or _TUNE_LABELS.value is None:
+            raise ValueError(
+                "a folder has no splits: name the pictures that readings are chosen on by "
+                "--tune_images and --tune_labels"
+            )
+        changes = {"images": _TUNE_IMAGES.value, "labels": _TUNE_LABELS.value}
+    tune = common.load_dataset(config | changes)
+    report = search.study(
+        load,
+        tune,
+        dataset,
+        partial(measure, tune, config=config | changes, limit=_SEARCH.value),
+        partial(measure, dataset, config=config, limit=_LIMIT.value),
+        output_dir,
+        families=_FAMILIES.value,
+        sources=_SOURCES.value,
+        methods=_METHODS.value,
+        tune_limit=_SEARCH.value,
+        limit=_LIMIT.value,
+    )
+    print(report.text)
+    _write(output_dir / "search.md", report.text)
+    write_json(output_dir / "search.json", config | report.content)
+    print(f"written to {output_dir}: search.md, search.json and the runs")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    with atomic(output_dir / "table.csv") as temporary:
-        temporary.write_text(ablation.comma_separated(found), encoding="utf-8")
-    if _PLOTS.value:
-        for table, rows in found.items():
-            plots.draw(output_dir / f"{table}.png", table, rows, ablation.PAPER)
-    print(f"written to {output_dir}: table.md, table.csv and the runs")
 
 
 if __name__ == "__main__":

@@ -10,47 +10,44 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import dsolo_jax as dsolo
-from dsolo_jax import attention, clip, datasets, pipeline, readings, vocabulary
-from dsolo_jax.readings import Readings
+from dsolo_jax import attention, clip, datasets
+from dsolo_jax.pipeline import Setting
+from dsolo_jax.readings import Readings, described
+from dsolo_jax.solver.discrepancy import needs_graph
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.progress import progress
 from experiments import evaluation
 from experiments.bootstrap import Interval, Tally
 
-
-class Setting(NamedTuple):
-    """What one run is measured at.
-
-    source: changes to the model's attention source, keyword arguments of `dsolo.load`.
-    """
-
-    method: str
-    readings: Readings
-    source: tuple[tuple[str, Any], ...] = ()
+Source = tuple[tuple[str, Any], ...]  # changes to the attention source, arguments of `dsolo.load`
 
 
 class Row(NamedTuple):
-    """A row of a table: how it differs from the variant that the table is made for."""
+    """A row of a table: how it differs from the readings that the table is made for."""
 
     name: str
     method: str
     changes: Mapping[str, Any] = {}
-    source: tuple[tuple[str, Any], ...] = ()
+    source: Source = ()
 
-    def setting(self, variant: Readings) -> Setting:
-        return Setting(self.method, dataclasses.replace(variant, **self.changes), self.source)
 
+# What every table holds besides: a method that gains nothing over these gains nothing.
+CONTROLS = (
+    Row("control: class token alone", "class_token"),
+    Row("control: logits + presence", "logits_presence"),
+    Row("control: propagate", "propagate"),
+)
 
 # The paper's rows: method, and what the rows before V leave out.
+_NMS = {"suppress": "range", "suppress_below": 0.5}
 LADDER = (
-    Row("I logits", "logits", {"upsample": "bilinear", "presence": 0.0}),
+    Row("I logits", "logits", {"upsample": "bilinear"}),
     Row("II KL", "kl", {"suppress": "none", "upsample": "bilinear"}),
-    Row("III + NMS", "kl", {"suppress": "range", "suppress_below": 0.5, "upsample": "bilinear"}),
-    Row("IV + JBU", "kl", {"suppress": "range", "suppress_below": 0.5}),
+    Row("III + NMS", "kl", {**_NMS, "upsample": "bilinear"}),
+    Row("IV + JBU", "kl", _NMS),
     Row("V path", "path"),
     Row("VI velocity", "velocity"),
     Row("VII fusion", "fusion"),
-    Row("control: propagate", "propagate"),
 )
 
 # The paper's ablation on B/16, from secondary notes: VOC21, COCO-Stuff, Cityscapes, ADE20K.
@@ -68,22 +65,43 @@ PAPER = {
 # Table: methods, the reading that changes, its values.
 _SWEEPS = {
     "tau": (["velocity"], "tau", (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9)),
+    "max_steps": (["velocity"], "max_steps", (10, 30, 100, 300)),
     "ipf": (["velocity"], "ipf_iters", (0, 1, 5, 15, 50, 200)),
-    "spread": (["velocity"], "velocity_spread", (0.25, 0.33, 0.5, 0.67, 1.0)),
-    "epsilon": (["path"], "epsilon", (0.03, 0.1, 0.3, 1.0, 3.0)),
+    "epsilon": (["path"], "epsilon", (0.3, 1.0, 2.0, 4.0, 8.0)),
     "sinkhorn": (["path"], "sinkhorn_iters", (1, 5, 15, 50, 150)),
-    "temperature": (["kl", "path", "velocity"], "temperature", (0.1, 0.25, 0.5, 1.0, 2.0)),
-    "sharpening": (["path", "velocity"], "attention_temperature", (0.5, 0.65, 1.0, 1.5)),
+    "temperature": (["kl", "path", "velocity"], "temperature", (0.125, 0.25, 0.5, 1.0, 2.0)),
     "presence": (["path", "velocity"], "presence", (0.0, 0.1, 0.25, 0.5, 1.0)),
-    "level": (["path", "velocity"], "level", (0.0, 0.1, 0.25, 0.5, 1.0)),
-    "propagate": (["propagate"], "propagate_steps", (0, 1, 2, 4, 8, 16)),
     "start": (["logits", "kl", "path", "velocity"], "start", clip.STARTS),
+    "upsample": (["kl", "path", "velocity"], "upsample", ("bilinear", "kopf", "dense")),
 }
 
 _OF_SOURCE = ("source", "layer", "timestep")
-TABLES = ("ladder", *_SWEEPS, *_OF_SOURCE)
-
 _TIMESTEPS = (1, 50, 100, 200, 400, 800)
+
+# The wording of the notes on the velocity, "the step changes by at most tau", in every scale that
+# the maps may have, beside M2N2's test; with and without suppression, and for either winner.
+LITERAL = tuple(
+    Row(
+        f"{criterion}, {scale}{', NMS' if rule == 'range' else ''}, {winner} wins",
+        "velocity",
+        {
+            "velocity_criterion": criterion,
+            "normalise": normalise,
+            "suppress": rule,
+            "winner": winner,
+            "tau": 0.3,
+        },
+    )
+    for criterion, scales in {
+        "saturation": {"softmax": "softmax", "minmax": "largest entry 1"},
+        "increment": {"softmax": "mean 1", "minmax": "largest entry 1", "logits": "CLIP's logits"},
+    }.items()
+    for normalise, scale in scales.items()
+    for rule in ("none", "range")
+    for winner in ("smallest", "largest")
+)
+
+TABLES = ("ladder", "literal", *_SWEEPS, *_OF_SOURCE)
 
 # What the notes on the paper say of a sweep; they have no figures but the ladder's.
 PAPER_SAYS = {
@@ -94,14 +112,15 @@ PAPER_SAYS = {
     "source": "Stable Diffusion 2 is better than the ViT foundation models",
     "layer": "up.0 and up.1 together are best",
     "timestep": "less noise is better",
+    "literal": "the first step that changes an entry by at most tau = 0.3; slower, more discrepant",
 }
 
 
-def rows(table: str, model: dsolo.Model | None = None, sources: Sequence[str] = ()) -> list[Row]:
-    """The rows of one of `TABLES`.
+def rows(table: str, source: attention.Source, sources: Sequence[str] = ()) -> list[Row]:
+    """Lists the rows of one of `TABLES`, the controls last.
 
     Args:
-        model: whose source's layers are taken apart; for "layer".
+        source: the model's, whose layers are taken apart for "layer".
         sources: names for "source".
 
     Raises:
@@ -109,62 +128,32 @@ def rows(table: str, model: dsolo.Model | None = None, sources: Sequence[str] = 
     """
     choose("table", table, TABLES)
     if table == "ladder":
-        return list(LADDER)
+        return [*LADDER, *CONTROLS]
+    if table == "literal":
+        return [*LITERAL, *CONTROLS]
     if table in _SWEEPS:
         methods, field, values = _SWEEPS[table]
         choices = [(str(value), {field: value}, ()) for value in values]
     else:
-        choices = [
-            (name, {}, tuple(source.items()))
-            for name, source in {
-                "source": lambda: {name: {"attention": name} for name in sources},
-                "layer": lambda: {
-                    " + ".join(layers): {"attention_layers": layers} for layers in _layers(model)
-                },
-                "timestep": lambda: {str(step): {"timestep": step} for step in _TIMESTEPS},
-            }[table]().items()
-        ]
-        methods = ["path", "velocity"]
-    return [
-        Row(f"{method}, {name}" if len(methods) > 1 else name, method, changes, source)
+        together = [source.layers] if len(source.layers) > 1 else []
+        layers = [*together, *((name,) for name in attention.layer_names(source))]
+        methods, choices = ["path", "velocity"], {
+            "source": [(name, {}, (("attention", name),)) for name in sources],
+            "layer": [(" + ".join(x), {}, (("attention_layers", x),)) for x in layers],
+            "timestep": [(str(step), {}, (("timestep", step),)) for step in _TIMESTEPS],
+        }[table]  # fmt: skip
+    swept = [
+        Row(f"{method}, {name}" if len(methods) > 1 else name, method, changes, of_source)
         for method in methods
-        for name, changes, source in choices
+        for name, changes, of_source in choices
     ]
-
-
-def _layers(model: dsolo.Model) -> list[tuple[str, ...]]:
-    """Those that the model averages, if several, then each of its source's alone."""
-    if model.source is None:
-        names = [str(i) for i in range(model.config.vision.num_hidden_layers)]
-    else:
-        names = attention.layer_names(model.source)
-    together = [model.attention_layers] if len(model.attention_layers) > 1 else []
-    return [*together, *((name,) for name in names)]
-
-
-def variant(text: str) -> Readings:
-    """A bundle with changes, from "bundle,name=value,…".
-
-    Raises:
-        ValueError: an unknown bundle, field or choice, or a value of another type.
-    """
-    bundle, *changes = (part.strip() for part in text.split(","))
-    kinds = {field.name: field.type for field in dataclasses.fields(Readings)}
-    values = {}
-    for change in changes:
-        name, _, value = change.partition("=")
-        kind = kinds[choose("reading", name, kinds)]
-        try:
-            values[name] = kind(value)
-        except ValueError:
-            raise ValueError(f"reading {name} is {value!r}, wanted one {kind.__name__}") from None
-    return dataclasses.replace(readings.resolve(bundle), **values)
+    return [*swept, *CONTROLS]
 
 
 def measure(
     load: Callable[..., dsolo.Model],
     dataset: datasets.Dataset,
-    settings: Mapping[str, Setting],
+    wanted: Mapping[str, tuple[Setting, Source]],
     output_dir: Path,
     config: dict,
     *,
@@ -180,103 +169,96 @@ def measure(
 
     Args:
         load: the model, with changes to its source.
-        settings: by folder; equal ones are run once.
+        wanted: by folder; equal ones are run once.
         config: what decides the results beside the setting, for the records.
         limit: only the first pictures.
 
     Returns:
-        For each setting its pictures' intersections and unions, [S, C].
+        For each folder its pictures' intersections and unions, [S, C].
     """
-    start = time.monotonic()
-    runs: dict[Setting, evaluation.Run] = {}
-    for folder, setting in settings.items():
-        if setting not in runs:
-            runs[setting] = evaluation.Run(
-                output_dir / folder, dataset, _config(config, setting, limit)
+    first_of: dict[tuple[Setting, Source], str] = {}
+    for folder, setting in wanted.items():
+        first_of.setdefault(setting, folder)
+    tallies: dict[str, Tally] = {}
+    for source in dict.fromkeys(source for _, source in first_of):
+        settings = {setting: name for (setting, of), name in first_of.items() if of == source}
+        model = load(**dict(source), graph=any(needs_graph(s.method) for s in settings))
+        made = evaluation.made_with(model)
+        runs = {
+            setting: evaluation.Run(
+                output_dir / name, dataset, _config(config | made, setting, source, limit)
             )
-    for source in dict.fromkeys(setting.source for setting in runs):
-        chosen = {setting: run for setting, run in runs.items() if setting.source == source}
-        todo = evaluation.unfinished(list(chosen.values()), batch_size)
-        if not todo:
-            continue
-        model = load(**dict(source))
-        batches = evaluation.batches(model, dataset, todo, batch_size)
+            for setting, name in settings.items()
+        }
+        start = time.monotonic()
+        # Batches start at multiples of their size, so a run that was cut off forms the same ones.
+        lacking = {i for run in runs.values() for i in run.todo()}
+        firsts = sorted({i - i % batch_size for i in lacking})
+        count = len(dataset.ids[:limit])
+        todo = [i for first in firsts for i in range(first, min(first + batch_size, count))]
         label = ", ".join([what, *(f"{name} {value}" for name, value in source)])
-        for batch in progress(batches, -(-len(todo) // batch_size), label, unit="batches"):
-            _measure(model, dataset, batch, chosen)
-    seconds = time.monotonic() - start
-    for run in runs.values():
-        run.finish(seconds)
-    return {
-        folder: evaluation.tally(runs[setting], dataset) for folder, setting in settings.items()
-    }
+        found = evaluation.predictions(model, dataset, todo, list(runs), batch_size=batch_size)
+        for predictions in progress(found, len(todo), label) if todo else ():
+            for run, prediction in zip(runs.values(), predictions, strict=True):
+                run.add(prediction)
+        for setting, run in runs.items():
+            run.finish(time.monotonic() - start)
+            tallies[settings[setting]] = run.tally()
+    return {folder: tallies[first_of[setting]] for folder, setting in wanted.items()}
 
 
-def _config(config: dict, setting: Setting, limit: int | None) -> dict:
+def _config(config: dict, setting: Setting, source: Source, limit: int | None) -> dict:
     return {
         **config,
-        **dict(setting.source),
+        **dict(source),
         "limit": limit,
         "save_predictions": False,
         "method": setting.method,
-        "readings": dataclasses.asdict(setting.readings),
+        "threshold_applied": setting.threshold is not None,
+        "readings": described(setting.readings),
     }
 
 
-def _measure(
-    model: dsolo.Model,
-    dataset: datasets.Dataset,
-    batch: list[evaluation.Prepared],
-    runs: Mapping[Setting, evaluation.Run],
-) -> None:
-    """Every setting on the pictures of one batch."""
-    words = vocabulary.parse(dataset.classes)
-    for members in pipeline.buckets([len(example.picture.patches) for example in batch]):
-        examples = [batch[i] for i in members]
-        pictures = [example.picture for example in examples]
-        graph = pipeline.graph(model, pictures)
-        starts = dict.fromkeys(setting.readings.start for setting in runs)
-        encoded = {start: pipeline.encode(model, pictures, words, start, graph) for start in starts}
-        for (method, chosen, _), run in runs.items():
-            solved, decide = pipeline.decision(words, method, dataset.protocol.threshold(method))
-            scores = pipeline.solve(encoded[chosen.start], solved, method, chosen)
-            for example, scores_ in zip(examples, scores, strict=False):
-                result = pipeline.to_pixels(example.picture, scores_, chosen, decide=decide)
-                counted = evaluation.confusions(result.labels, example, dataset)
-                run.add(evaluation.Prediction(example.id, result.labels, counted))
-
-
 def folder(*parts: str) -> str:
-    """A folder's name from those of a variant (none if it is ""), a table and a row."""
+    """Joins names to a folder's, of a variant (none if it is ""), a table and a row."""
     names = (re.sub(r"[^\w.=+-]+", "_", part).strip("_") for part in parts)
     return "/".join(filter(None, names))
 
 
+def setting(row: Row, variant: Readings, protocol: datasets.Protocol) -> tuple[Setting, Source]:
+    """Makes what is run of a row and the readings that its table is made for."""
+    readings = dataclasses.replace(variant, **row.changes)
+    return Setting(row.method, readings, protocol.threshold(row.method)), row.source
+
+
 def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
-    """A table of mIoU in percent with 95 % intervals, what is known of the paper's beside it."""
+    """Writes a table of mIoU in percent with 95 % intervals, what the paper says of it below.
+
+    The paper's own figures are for other pictures and weights, so they have a table of their own.
+    """
     variants = list(next(iter(found.values())))
-    sets = PAPER_SETS if table == "ladder" else ()
-    header = [table, *(name or "mIoU %" for name in variants), *(f"paper, {s}" for s in sets)]
-    lines = [header, ["---"] * len(header)]
-    for row, cells in found.items():
-        paper = [f"{value:.1f}" for value in PAPER.get(row, [])] if sets else []
-        paper += [""] * (len(sets) - len(paper))
-        lines.append([row, *(str(cells[name]) for name in variants), *paper])
-    text = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
-    said = f"\nThe paper is noted to say: {PAPER_SAYS[table]}.\n" if table in PAPER_SAYS else ""
-    return text + said
+    text = _table([table, *(name or "mIoU %" for name in variants)], (
+        [row, *(str(cells[name]) for name in variants)] for row, cells in found.items()
+    ))  # fmt: skip
+    if table == "ladder":
+        paper = ([row, *map(str, values)] for row, values in PAPER.items())
+        text += "\nThe paper's ladder, from secondary notes, on photographs with OpenAI's CLIP:\n\n"
+        text += _table([table, *PAPER_SETS], paper)
+    said = PAPER_SAYS.get(table)
+    return text + (f"\nThe paper is noted to say: {said}.\n" if said else "")
+
+
+def _table(header: Sequence[str], lines) -> str:
+    return "".join(f"| {' | '.join(x)} |\n" for x in [header, ["---"] * len(header), *lines])
 
 
 def comma_separated(found: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
-    """All tables as CSV, a line for each row and variant."""
+    """Writes all tables as CSV, a line for each row and variant."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    paper_columns = [f"paper {name}" for name in PAPER_SETS]
-    writer.writerow(["table", "row", "variant", "miou", "low", "high", *paper_columns])
+    writer.writerow(["table", "row", "variant", "miou", "low", "high"])
     for table, rows in found.items():
         for row, cells in rows.items():
-            paper = PAPER.get(row, ()) if table == "ladder" else ()
             for variant, (low, miou, high) in cells.items():
-                numbers = [f"{x:.3f}" for x in (miou, low, high)]
-                writer.writerow([table, row, variant, *numbers, *paper])
+                writer.writerow([table, row, variant, *(f"{x:.3f}" for x in (miou, low, high))])
     return buffer.getvalue()

@@ -20,7 +20,7 @@ class Tally(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """An estimate and the central 95 % of its bootstrap replicates."""
+    """An estimate between the bounds of its bootstrap replicates, 95 % if nothing else is said."""
 
     low: float
     estimate: float
@@ -31,14 +31,14 @@ class Interval(NamedTuple):
 
 
 def draws(num_scenes: int, num_replicates: int = 2000, seed: int = 0) -> Int[np.ndarray, "R S"]:
-    """How often each scene is in each replicate: S draws with replacement."""
+    """Draws S scenes with replacement, R times: how often each scene is in each replicate."""
     return np.random.default_rng(seed).multinomial(
         num_scenes, np.full(num_scenes, 1 / num_scenes), size=num_replicates
     )
 
 
 def replicates(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Float[np.ndarray, "R"]:
-    """mIoU in percent of each replicate.
+    """Computes the mIoU in percent of each replicate.
 
     Intersection and union are sums over scenes, so a replicate's are products with its counts. A
     class that a replicate does not hold does not enter its mean, as in `metrics.mean_iou`.
@@ -49,16 +49,26 @@ def replicates(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Float[np.ndarray
 
 
 def interval(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Interval:
-    """The set's mIoU in percent."""
+    """Bounds the set's mIoU in percent."""
     return _interval(lambda counts: replicates(tally, counts), counts)
 
 
-def difference(a: Tally, b: Tally, counts: Int[np.ndarray, "R S"]) -> Interval:
-    """The mIoU of `a` less that of `b`, of the same scenes in the same order, in points."""
-    return _interval(lambda counts: replicates(a, counts) - replicates(b, counts), counts)
+def difference(
+    a: Tally, b: Tally, counts: Int[np.ndarray, "R S"], comparisons: int = 1
+) -> Interval:
+    """Bounds the mIoU of `a` less that of `b`, of the same scenes in the same order, in points.
+
+    Args:
+        comparisons: how many are made at once; the interval is widened so that all of them together
+            hold with 95 % (Bonferroni).
+    """
+    return _interval(
+        lambda counts: replicates(a, counts) - replicates(b, counts), counts, comparisons
+    )
 
 
-def _interval(statistic, counts: Int[np.ndarray, "R S"]) -> Interval:
+def _interval(statistic, counts: Int[np.ndarray, "R S"], comparisons: int = 1) -> Interval:
     [whole] = statistic(np.ones((1, counts.shape[1])))
-    low, high = np.percentile(statistic(counts), [2.5, 97.5])
+    tail = 2.5 / comparisons
+    low, high = np.percentile(statistic(counts), [tail, 100 - tail])
     return Interval(float(low), float(whole), float(high))

@@ -5,17 +5,14 @@ python -m experiments.eval --dataset=all --data_dir=DIR
 python -m experiments.eval --dataset=folder --images=DIR --labels=DIR --classes=FILE
 python -m experiments.eval --dataset=miniature
 
-Leaves results.json, confusion.csv, per_image.csv and, if asked for, panel.png (the first pictures
-beside their truth and prediction) and predictions/<id>.png in the output folder; of all, each in a
-folder of its own. A run that was cut off goes on where it stopped when it is started again, to the
-same result.
+Leaves results.json, confusion.csv, per_image.csv and, if asked for, predictions/<id>.png and
+panel.png (the first pictures beside their truth and prediction) in the output folder; of all, each
+in a folder of its own. A run that was cut off goes on where it stopped when it is started again, to
+the same result.
 
-Every device of the machine takes one picture at a time. Several machines share the pictures, and
-one output folder that all of them see, if each is started with
-
-    --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1
-
-The result is the same, bit for bit, whatever the number of devices and processes.
+Several machines share the pictures, and one output folder that all of them see, if each is started
+with --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1. For one --batch_size the result
+is the same, bit for bit, whatever the number of devices and processes.
 """
 
 import dataclasses
@@ -25,29 +22,32 @@ import jax
 from absl import flags
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, images, pipeline, vocabulary
+from dsolo_jax import datasets, draw, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
+from dsolo_jax.solver.discrepancy import needs_graph
 from experiments import common
-from experiments.compilations import Compilations
-from experiments.evaluation import evaluate, sentence
-from experiments.panel import panel
-from experiments.stopwatch import Stopwatch
+from experiments.evaluation import evaluate, made_with, sentence
+from experiments.profiling import Compilations, Stopwatch
 
 _ALL = "all"
 
-_DATASET = common.define_dataset()
-_MODEL = common.define_model(_DATASET)
+common.define_dataset("ade20k")
+common.define_model()
 _METHOD = common.define_method()
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first pictures.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 1, "Pictures a device is given before results are written.", lower_bound=1
+    "batch_size", 1, "Pictures that a device takes at a time.", lower_bound=1
 )
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: outputs/<dataset>_<method>.")
 _SAVE_PREDICTIONS = flags.DEFINE_bool("save_predictions", False, "Index PNGs of original size.")
 _PANEL = flags.DEFINE_integer(
-    "panel", None, "Pictures in panel.png; 8 of miniature by default, or none.", lower_bound=0
+    "panel",
+    None,
+    "Pictures in panel.png, which needs --save_predictions; 8 of miniature by default, or none.",
+    lower_bound=0,
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew in a folder that holds a run.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Wait for each stage and say what it took.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if of several.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lower_bound=0)
@@ -56,21 +56,29 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lo
 def main() -> None:
     _join()
     output_dir = Path(
-        _OUTPUT_DIR.value or f"outputs/{_DATASET.dataset.value}_{_METHOD.value}"
+        _OUTPUT_DIR.value or f"outputs/{flags.FLAGS.dataset}_{_METHOD.value}"
     ).expanduser()
     chosen = {name: _dataset(name) for name in _names()}
     watch, compilations = Stopwatch(), Compilations()
-    model = pipeline.spread(_MODEL.load())
-    found = {}
+    first = next(iter(chosen.values()))
+    model = common.load_model(
+        first.protocol, readings=common.readings(), graph=needs_graph(_METHOD.value)
+    )
+    made = made_with(model)
+    model = pipeline.spread(model)
+    watch("loading")
+    found = []
     for name, dataset in chosen.items():
-        folder = output_dir / name if _DATASET.dataset.value == _ALL else output_dir
-        sized = dataclasses.replace(model, **_MODEL.sides(dataset.protocol))
-        found[name] = _evaluate(sized, dataset, folder, watch)
+        folder = output_dir / name if flags.FLAGS.dataset == _ALL else output_dir
+        config = dataclasses.replace(model.config, **common.sides(dataset.protocol))
+        sized = dataclasses.replace(model, config=config)
+        found.append(_evaluate(sized, dataset, folder, made, watch))
     if jax.process_index() == 0:
-        for results in found.values():
+        for results in found:
             print(sentence(results))
-        print(watch)
-        print(compilations)
+        if _PROFILE.value:
+            print(watch)
+            print(compilations)
         print(f"written to {output_dir}")
 
 
@@ -89,37 +97,46 @@ def _join() -> None:
 
 def _names() -> list[str]:
     """The dataset's, or those of all that are prepared."""
-    if _DATASET.dataset.value != _ALL:
-        return [_DATASET.dataset.value]
-    if _DATASET.data_dir.value is None:
+    if flags.FLAGS.dataset != _ALL:
+        return [flags.FLAGS.dataset]
+    data_dir = flags.FLAGS.data_dir
+    if data_dir is None:
         raise ValueError(f"--dataset={_ALL} needs --data_dir too")
-    names = datasets.prepared_names(_DATASET.data_dir.value)
+    names = datasets.prepared_names(data_dir)
     if not names:
         raise FileNotFoundError(
-            f"nothing is prepared in {_DATASET.data_dir.value}; prepare a benchmark first:\n"
+            f"nothing is prepared in {data_dir}; prepare a benchmark first:\n"
             "    python -m experiments.prepare --dataset=NAME --source=DIR --data_dir=DIR"
         )
     return names
 
 
 def _dataset(name: str) -> datasets.Dataset:
-    dataset = _DATASET.load(_DATASET.protocol(_MODEL, name), name)
+    dataset = common.load_dataset(common.dataset_settings(name))
     vocabulary.parse(dataset.classes)  # unusable names show before anything is loaded
     return dataset
 
 
 def _evaluate(
-    model: dsolo.Model, dataset: datasets.Dataset, output_dir: Path, watch: Stopwatch
+    model: dsolo.Model,
+    dataset: datasets.Dataset,
+    output_dir: Path,
+    made: dict,
+    watch: Stopwatch,
 ) -> dict:
+    count = min(_PANEL.value if _PANEL.value is not None else 8, len(dataset))
+    with_panel = _PANEL.value or (_PANEL.value is None and dataset.name == miniature.NAME)
     config = {
-        **_DATASET.settings(dataset.protocol, dataset.name),
+        **common.dataset_settings(dataset.name),
         "threshold_applied": dataset.protocol.threshold(_METHOD.value) is not None,
         "label_coding": dataset.coding,
         "pictures": {"prepared": len(dataset), "official": dataset.official},
         "limit": _LIMIT.value,
         "method": _METHOD.value,
-        "save_predictions": _SAVE_PREDICTIONS.value,
-        **_MODEL.settings(model),
+        "batch_size": _BATCH_SIZE.value,
+        "save_predictions": bool(_SAVE_PREDICTIONS.value or with_panel),
+        **common.model_config(model),
+        **made,
     }
     results = evaluate(
         model,
@@ -128,17 +145,22 @@ def _evaluate(
         config,
         batch_size=_BATCH_SIZE.value,
         overwrite=_OVERWRITE.value,
-        watch=watch,
+        **({"watch": watch} if _PROFILE.value else {}),
     )
-    pictures = 8 if dataset.name == miniature.NAME else 0
-    if _PANEL.value is not None:
-        pictures = _PANEL.value
-    pictures = min(pictures, results["num_images"])
-    if pictures and jax.process_index() == 0:
-        path = output_dir / "panel.png"
-        images.write_png(path, panel(model, dataset, pictures, _METHOD.value))
-        print(f"{pictures} of the pictures, their truth and prediction: {path}")
+    if with_panel and jax.process_index() == 0:
+        _panel(dataset, output_dir, min(count, results["num_images"]))
     return results
+
+
+def _panel(dataset: datasets.Dataset, output_dir: Path, count: int) -> None:
+    """The first pictures beside their truth and the predictions that were saved."""
+    examples = []
+    for example in map(dataset.__getitem__, range(count)):
+        prediction = images.read_labels(output_dir / "predictions" / f"{example['id']}.png")
+        examples.append((example["image"], example["labels"], prediction))
+    path = output_dir / "panel.png"
+    images.write_png(path, draw.panel(examples, dataset.names, across=2))
+    print(f"{count} of the pictures, their truth and prediction: {path}")
 
 
 if __name__ == "__main__":

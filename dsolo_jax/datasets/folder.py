@@ -8,7 +8,7 @@ from dsolo_jax.datasets.layouts import named
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
 from dsolo_jax.vocabulary import parse
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
+PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
 _LABELS = {".png"}
 
 
@@ -88,7 +88,7 @@ def matched(images: Path, labels: Path) -> list[Pair]:
         FileNotFoundError: a folder that is missing or has no such files, pictures without labels.
         ValueError: two files of one stem.
     """
-    pictures, maps = _by_stem(images, _PICTURES, "pictures"), _by_stem(labels, _LABELS, "labels")
+    pictures, maps = _by_stem(images, PICTURES, "pictures"), _by_stem(labels, _LABELS, "labels")
     missing = [stem for stem in pictures if stem not in maps]
     if missing:
         raise FileNotFoundError(

@@ -8,9 +8,9 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from dsolo_jax.background import Threshold
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.utils.checks import choose
-from dsolo_jax.vocabulary import BackgroundThreshold
 
 # Words that stand for the classes, a list for each benchmark in vocab/. NACLIP's have synonyms, and
 # 26 words for the background; ProxyCLIP's are the same but for voc21, voc20 and coco_object, where
@@ -63,12 +63,12 @@ class Protocol:
                 "probability_threshold, such as 0.1"
             )
 
-    def threshold(self, method: str) -> BackgroundThreshold | None:
+    def threshold(self, method: str) -> Threshold | None:
         """The threshold the rule applies to scores of `method`."""
         if self.background_rule == "threshold" or (
             self.background_rule == "logits_threshold" and method == "logits"
         ):
-            return BackgroundThreshold(self.probability_threshold, self.logit_scale)
+            return Threshold(self.probability_threshold, self.logit_scale)
         return None
 
 

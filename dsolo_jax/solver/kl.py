@@ -3,39 +3,30 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.utils.checks import choose
+from dsolo_jax.solver.winner import of_discrepancy
 
-_FLOOR = 1e-12  # of N·q: a suppressed patch is very, not infinitely, far from uniform
-
-
-def _log_ratio(log_nq: Array) -> Array:
-    """`log(q / s)`: robust; large where the class is. For upright maps (ours)."""
-    return log_nq
+_FLOOR = 1e-12  # of N·q: a patch without mass is very, not infinitely, far from uniform
 
 
-def _divergence(log_nq: Array) -> Array:
-    """`s · log(s / q)`, the terms of D(S‖Q): paper; large where the map is small."""
-    return -log_nq / log_nq.shape[-1]
+def kl_discrepancy(f: Float[Array, "C N"], *, winner: str = "smallest") -> Float[Array, "C N"]:
+    """Scores each patch by the class map's divergence from the uniform distribution there.
 
+        q = f / Σ f,   s = 1 / N,   D(S‖Q) = Σ s · log(s / q),   d = N · s · log(s / q) = -log(N q)
 
-SIGNS = {"log_ratio": _log_ratio, "divergence": _divergence}
-
-
-def kl_discrepancy(f: Float[Array, "C N"], *, sign: str = "log_ratio") -> Float[Array, "C N"]:
-    """Pointwise discrepancy of each class map to the uniform distribution over patches.
-
-        q = f / Σ f,   s = 1 / N,   score = log(q / s)  or  s · log(s / q)
+    The score is d or -d, see `winner`; both are zero everywhere for a uniform map.
 
     Args:
         f: [C, N] non-negative class maps with a positive sum; each row is divided by it.
-        sign: "log_ratio" (the robust reading) or "divergence" (the paper's D(S‖Q)). The two point
-            in opposite directions; the second one suits maps that are small on their own class.
+        winner: "smallest" scores -d (the robust reading: the class is where its map is large),
+            "largest" scores d (the paper's wording, for maps that are small on their own class).
 
     Returns:
-        [C, N] scores; zero everywhere for a uniform map.
+        [C, N] scores, differentiable in f.
 
     Raises:
-        ValueError: unknown sign.
+        ValueError: unknown winner.
+
+    Source: DSLO notes, row II of the ablation.
     """
     q = f / jnp.sum(f, axis=-1, keepdims=True)
-    return SIGNS[choose("KL sign", sign, SIGNS)](jnp.log(jnp.maximum(q * f.shape[-1], _FLOOR)))
+    return of_discrepancy(-jnp.log(jnp.maximum(q * f.shape[-1], _FLOOR)), winner)

@@ -1,88 +1,79 @@
-"""Suppression of weak patches, the paper's "NMS" (BUILD_NOTES Q3: which rule it is, is open)."""
+"""Cosines to class maps: weak patches suppressed first, then each map over its patches."""
 
-import math
-
+import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dsolo_jax.utils.checks import choose
+
+RULES = ("none", "range")
 
 
 def suppress(
     f: Float[Array, "C N"], *, rule: str = "range", below: float = 0.7
 ) -> Float[Array, "C N"]:
-    """Sets weak patches to zero; those kept keep their value.
+    """Takes what speaks for a class from its weak patches; the others keep their value.
 
-    Rules, as masks of what is kept:
-        "none":    everything.
-        "range":   f - min >= below · (max - min), min and max of the class over its patches: what
-                   min-max normalisation brings to `below` or more. A constant class is kept.
-        "maximum": f >= below · max, of the class over its patches.
-        "winner":  in every patch the class with the largest value, the first one on a tie.
-        "spatial": what no patch of its 3x3 neighbourhood exceeds; plateaus are kept.
+        f <- min(f, 0)  where  f - min f < below · (max f - min f)
 
-    Zero is the weakest value only where f >= 0, so maps with negative entries are to be normalised
-    first.
+    min and max are the class's over its patches. It comes before any normalisation. Of positive
+    cosines this sets the weak ones to zero; below zero they are left, or they would outdo the
+    strong ones of a map that is negative throughout. A constant map has no weak patches.
 
     Args:
-        f: one map a class over N patches, row by row.
-        rule: one of the above.
-        below: the fraction, 0..1, of "range" and "maximum".
+        f: one map a class over N patches.
+        rule: "range", as above, or "none", which suppresses nothing.
+        below: the fraction of a class's range, 0..1.
 
     Raises:
-        ValueError: for an unknown rule, a fraction outside 0..1, an f that is not [C, N], or
-            "spatial" where N is not a square.
+        ValueError: an unknown rule, a fraction outside 0..1, an f that is not [C, N].
 
-    Source: the paper names NMS without its rule; "range" at 0.7 is ours (BUILD_NOTES Q3).
+    Source: the notes on the paper name NMS, before normalisation, without its rule; this one is
+    ours (docs/method.md).
     """
     choose("suppression rule", rule, RULES)
     if not 0 <= below <= 1:
         raise ValueError(f"`below` is a fraction in 0..1, found {below}; 0 keeps every patch")
     if f.ndim != 2:
         raise ValueError(f"f must be [C, N], found shape {f.shape}; flatten the grid, vmap batches")
-    return jnp.where(RULES[rule](f, below), f, 0)
+    if rule == "none":
+        return f
+    least, most = (reduce(f, axis=-1, keepdims=True) for reduce in (jnp.min, jnp.max))
+    return jnp.where(f - least >= below * (most - least), f, jnp.minimum(f, 0))
 
 
-def _none(f: Float[Array, "C N"], below: float) -> Bool[Array, "C N"]:
-    """Ours: no suppression, the ablation's row II."""
-    return jnp.ones_like(f, bool)
+def _softmax(f: Array, temperature: Array) -> Array:
+    """`N · softmax over patches of f / temperature`: a density, 1 where it is uniform's."""
+    return f.shape[-1] * jax.nn.softmax(f / temperature, axis=-1)
 
 
-def _range(f: Float[Array, "C N"], below: float) -> Bool[Array, "C N"]:
-    """Q3 (a), below a threshold: of the class's range, which min-max normalisation makes 0..1."""
-    weakest = f.min(axis=1, keepdims=True)
-    return f - weakest >= below * (f.max(axis=1, keepdims=True) - weakest)
+def _minmax(f: Array, temperature: Array) -> Array:
+    """`(f - min) / (max - min)` of each class over its patches; a constant map becomes ones."""
+    low, high = (reduce(f, axis=-1, keepdims=True) for reduce in (jnp.min, jnp.max))
+    flat = high <= low
+    return jnp.where(flat, 1.0, (f - low) / jnp.where(flat, 1.0, high - low))
 
 
-def _maximum(f: Float[Array, "C N"], below: float) -> Bool[Array, "C N"]:
-    """Q3 (a), below a fraction of the class maximum."""
-    return f >= below * f.max(axis=1, keepdims=True)
+def _logits(f: Array, temperature: Array) -> Array:
+    """`100 · f` where that is above zero: CLIP's own logits."""
+    return jnp.maximum(100 * f, 0)
 
 
-def _winner(f: Float[Array, "C N"], below: float) -> Bool[Array, "C N"]:
-    """Q3 (b), per patch only the winning class."""
-    return jnp.arange(f.shape[0])[:, None] == f.argmax(axis=0)
+# The notes on the paper say "normalised" and no more (docs/method.md).
+NORMALISERS = {"softmax": _softmax, "minmax": _minmax, "logits": _logits}
 
 
-def _spatial(f: Float[Array, "C N"], below: float) -> Bool[Array, "C N"]:
-    """Q3 (c), the non-maximum suppression of detectors and edge finders, over 3x3 patches."""
-    C, N = f.shape
-    r = math.isqrt(N)
-    if r * r != N:
-        raise ValueError(
-            f"spatial suppression needs a square grid, found N = {N} patches; "
-            'interpolate the maps to r·r patches or choose the rule "range"'
-        )
-    grid = f.reshape(C, r, r)
-    strongest = lax.reduce_window(grid, -jnp.inf, lax.max, (1, 3, 3), (1, 1, 1), "SAME")
-    return (grid >= strongest).reshape(C, N)
+def normalise(
+    f: Float[Array, "C N"], *, rule: str = "softmax", temperature: float | Array = 1.0
+) -> Float[Array, "C N"]:
+    """Makes non-negative maps over patches of cosines, by one of `NORMALISERS`.
 
+    Args:
+        f: cosines of each class with each patch.
+        rule: "softmax" (mean 1), "minmax" (largest entry 1) or "logits" (100 · f).
+        temperature: of the softmax, in units of f.
 
-RULES = {
-    "none": _none,
-    "range": _range,
-    "maximum": _maximum,
-    "winner": _winner,
-    "spatial": _spatial,
-}
+    Raises:
+        ValueError: unknown rule.
+    """
+    return NORMALISERS[choose("normalisation", rule, NORMALISERS)](f, temperature)

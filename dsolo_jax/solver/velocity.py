@@ -1,25 +1,25 @@
-"""Maximum velocity: how soon a class's mass saturates each patch of the chain."""
+"""Maximum velocity: how soon a class's mass arrives at each patch of the chain."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from dsolo_jax.solver.products import backward, forward
+from dsolo_jax.solver.fixed_point import backward, forward, iterate
 from dsolo_jax.utils.checks import choose
 
 _TINY = 1e-9  # keeps the quotients of empty maps and patches finite
-_FAR_AWAY = -1e25  # where a state was before the start: no step from there is a small one
-_MISSING, _MOVING = 1, 2  # some entry has not arrived; some entry has changed
 
 
 class MaxVelocity(NamedTuple):
     """How soon each patch arrives: bounded scores, and the step itself."""
 
-    scores: Float[Array, "C N"]
-    steps: Float[Array, "C N"]  # whole numbers unless interpolated; max_steps: never arrived
+    scores: Float[Array, "C N"]  # 1 / (1 + steps), or steps / (1 + steps)
+    steps: Float[Array, "C N"]  # whole numbers unless interpolated; max_steps: not arrived
+    expected: Float[Array, "C N"]  # steps, and an estimate beyond max_steps of what did not arrive
+    arrived: Bool[Array, "C N"]
+    rounds: Int[Array, ""]  # steps that were taken
 
 
 class _Criterion(NamedTuple):
@@ -29,30 +29,16 @@ class _Criterion(NamedTuple):
     margin: Callable[[Array, Array, float], Array]  # (state, state one step before, tau)
 
 
-def _saturation(p: Array, _: Array, tau: float) -> Array:
-    """State over its maximum exceeds tau: M2N2, and the robust reading (BUILD_NOTES Q1)."""
-    return p - tau
-
-
-def _increment(p: Array, before: Array, tau: float) -> Array:
-    """The step changes the entry by at most tau: the wording of the notes on the paper."""
-    return tau - jnp.abs(p - before)
-
-
-def _relative_increment(p: Array, before: Array, tau: float) -> Array:
-    """The step changes the entry by at most tau times its value before (Q1, ours)."""
-    return tau - jnp.abs(p - before) / jnp.maximum(before, _TINY)
-
-
 CRITERIA = {
-    "saturation": _Criterion(True, _saturation),
-    "increment": _Criterion(False, _increment),
-    "relative": _Criterion(False, _relative_increment),
+    # State over its maximum exceeds tau: M2N2, with the same tau and the same scaling of A.
+    "saturation": _Criterion(True, lambda p, before, tau: p - tau),
+    # The step changes the entry by at most tau: the wording of the notes on the paper.
+    "increment": _Criterion(False, lambda p, before, tau: tau - jnp.abs(p - before)),
 }
 
 WINNERS = {
-    "early": lambda steps: 1 / (1 + steps),  # robust: the class's patches arrive first
-    "late": lambda steps: steps / (1 + steps),  # paper: slower = larger discrepancy
+    "smallest": lambda steps: 1 / (1 + steps),  # robust: the class's patches arrive first
+    "largest": lambda steps: steps / (1 + steps),  # paper: slower = larger discrepancy
 }
 
 
@@ -64,34 +50,40 @@ def max_velocity(
     max_steps: int = 1000,
     criterion: str = "saturation",
     interpolate: bool = True,
-    winner: str = "early",
+    winner: str = "smallest",
 ) -> MaxVelocity:
-    """The first step at which each patch passes the criterion, under `f ← f @ T`.
+    """Counts the steps `f ← f @ T` until each patch first passes the criterion.
 
-    All classes step together; the loop ends when every entry has arrived or nothing moves.
+        "saturation":  f / max f exceeds tau, each class by its own largest entry, from step 0 on
+        "increment":   a step changes the entry by at most tau
+
+    On a graph of loosely joined parts much of a map needs thousands of steps. So a state p that has
+    not arrived is taken to grow e-fold every `max_steps` steps:
+
+        expected = max_steps · (1 + log(tau / p))                       ("saturation" alone; ours)
+
+    All classes step together; the loop ends when every entry has arrived or nothing moves. Steps
+    have a derivative in f and T (forwards only, `jax.jvp`) through the interpolation alone.
 
     Args:
         f: [C, N] non-negative class maps. "saturation" divides by the largest entry of each class,
-            before the first step and after every one; the increment criteria take f as it is, and
-            tau is then in f's own units (bring the largest entry to 1).
+            before the first step and after every one; "increment" takes f as it is, and tau is
+            then in f's own units.
         transition: [N, N] doubly stochastic (`doubly_stochastic`).
         tau: the threshold, strictly exceeded by "saturation".
         max_steps: the step count of an entry that never arrives.
-        criterion: "saturation", "increment" or "relative" (`CRITERIA`).
+        criterion: "saturation" or "increment".
         interpolate: place the arrival linearly between the two steps around it.
-        winner: "early" scores 1 / (1 + l), "late" scores l / (1 + l).
-
-    Returns:
-        Scores and steps, both [C, N].
+        winner: "smallest" scores 1 / (1 + steps), "largest" scores steps / (1 + steps).
 
     Raises:
         ValueError: unknown criterion or winner.
 
     Source: DSLO notes (tau 0.3); the saturation test and its interpolation are M2N2's, without its
-    special denominator in the first step. BUILD_NOTES Q1 and Q2 for what is not known.
+    special denominator in the first step. docs/method.md has what is not known.
     """
     rule = CRITERIA[choose("velocity criterion", criterion, CRITERIA)]
-    score_of = WINNERS[choose("velocity winner", winner, WINNERS)]
+    score_of = WINNERS[choose("winner", winner, WINNERS)]
 
     def rescale(p):
         return p / jnp.maximum(jnp.max(p, axis=-1, keepdims=True), _TINY) if rule.of_state else p
@@ -99,39 +91,39 @@ def max_velocity(
     def passes(margin):
         return margin > 0 if rule.of_state else margin >= 0
 
-    def unfinished(state):
-        step, _, _, _, found = state
-        return (step < max_steps) & (found == _MISSING | _MOVING)
-
-    def advance(state):
-        step, before, p, steps, _ = state
+    def advance(step, state):
+        before, p, steps, arrived = state
         after = rescale(forward(p, transition))
         margin, margin_after = rule.margin(p, before, tau), rule.margin(after, p, tau)
         # From a margin below zero to the first one that passes, the crossing is linear.
         share = margin / (margin - margin_after) if interpolate else 1.0
-        arrives = passes(margin_after) & (steps == max_steps)
+        arrives = passes(margin_after) & ~arrived
         steps = jnp.where(arrives, step + share, steps)
-        return step + 1, p, after, steps, look(after, p, steps)
+        return p, after, steps, arrived | arrives
 
-    def look(p, before, steps):
-        # One pass over the entries for both questions: the passes are what a step costs beyond
-        # its product.
-        flags = _MISSING * (steps == max_steps) | _MOVING * (p != before)
-        return jax.lax.reduce(flags, 0, jax.lax.bitwise_or, (0, 1))
+    def finished(_, state):
+        before, p, _, arrived = state
+        # One pass over the entries for both questions.
+        waiting = ~arrived & (p != before)
+        return ~jnp.any(waiting) | jnp.all(p == before)
 
     p = rescale(f.astype(jnp.float32))
-    before = jnp.full_like(p, _FAR_AWAY)
-    steps = jnp.where(passes(rule.margin(p, before, tau)), 0.0, float(max_steps))
-    start = (0, before, p, steps, look(p, before, steps))
-    _, _, _, steps, _ = jax.lax.while_loop(unfinished, advance, start)
-    return MaxVelocity(score_of(steps), steps)
+    far_away = jnp.full_like(p, -1e25)  # no step from there is a small one
+    arrived = passes(rule.margin(p, far_away, tau))
+    steps = jnp.where(arrived, 0.0, jnp.float32(max_steps))
+    (_, p, steps, arrived), rounds = iterate(
+        advance, (far_away, p, steps, arrived), max_steps=max_steps, finished=finished
+    )
+    expected = steps
+    if rule.of_state:
+        beyond = max_steps * (1 + jnp.log(tau / jnp.maximum(p, _TINY)))
+        expected = jnp.where(arrived, steps, beyond)
+    return MaxVelocity(score_of(steps), steps, expected, arrived, rounds)
 
 
-def propagate(
-    f: Float[Array, "C N"], attention: Float[Array, "N N"], *, num_steps: int = 1
-) -> Float[Array, "C N"]:
-    """Plain attention: each patch takes the mean of what it attends to, `num_steps` times.
+def propagate(f: Float[Array, "C N"], attention: Float[Array, "N N"]) -> Float[Array, "C N"]:
+    """Takes the mean of what each patch attends to: one plain attention step.
 
-    The control every reading of the method must beat (ours).
+    The control that every reading of the method must beat (ours).
     """
-    return jax.lax.fori_loop(0, num_steps, lambda _, f: backward(f, attention), f)
+    return backward(f, attention)

@@ -1,23 +1,77 @@
-"""Where things that can be made again are kept between runs: a private folder of the user's."""
+"""Where things that can be made again are kept between runs: a private folder of the user's.
 
+A cache may cost time, never a run or a result: what cannot be read is made again, what cannot be
+written is one warning.
+"""
+
+import functools
 import os
+import warnings
 from pathlib import Path
 
 import jax
+import numpy as np
+
+from dsolo_jax.utils.files import atomic
 
 
-def directory(name: str) -> Path:
-    """`$DSOLO_CACHE` or `~/.cache/dsolo_jax`, and `name` in it, readable by the user alone.
+def directory() -> Path:
+    """`$DSOLO_CACHE`, or `~/.cache/dsolo_jax`.
 
-    Private, because JAX runs what it finds in its compilation cache.
+    Raises:
+        RuntimeError: there is no home to be found.
     """
-    root = Path(os.environ.get("DSOLO_CACHE") or Path.home() / ".cache" / "dsolo_jax")
-    path = root.expanduser() / name
+    chosen = os.environ.get("DSOLO_CACHE")
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dsolo_jax"
+
+
+def load(name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The float32 array kept under `name`; None where none of that shape, whole and finite, is."""
+    try:
+        found = np.load(directory() / name, allow_pickle=False)
+    except (OSError, ValueError, EOFError, RuntimeError):
+        return None
+    whole = found.shape == shape and found.dtype == np.float32 and np.isfinite(found).all()
+    return found if whole else None
+
+
+def save(name: str, array: np.ndarray) -> None:
+    """Keeps an array under `name`, if that can be done."""
+    try:
+        path = _private(Path(name).parent.name) / Path(name).name
+        with atomic(path) as temporary:
+            np.save(temporary, array)
+    except (OSError, RuntimeError) as error:
+        _warn(str(error))
+
+
+def keep_compilations() -> None:
+    """Turns JAX's persistent compilation cache on, unless the user has set one or said no.
+
+    Small programs are kept too: a process that starts with all of them waits for none.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    if not jax.config.jax_enable_compilation_cache:
+        return
+    try:
+        jax.config.update("jax_compilation_cache_dir", str(_private("xla")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    except (OSError, RuntimeError) as error:
+        _warn(str(error))
+
+
+def _private(name: str) -> Path:
+    """A folder in the cache, readable by the user alone, as JAX runs what it finds in its own."""
+    path = directory() / name
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
-def keep_compilations() -> None:
-    """Turns JAX's persistent compilation cache on, unless the user has set one or said no."""
-    if jax.config.jax_compilation_cache_dir is None and jax.config.jax_enable_compilation_cache:
-        jax.config.update("jax_compilation_cache_dir", str(directory("xla")))
+@functools.cache
+def _warn(reason: str) -> None:
+    warnings.warn(
+        f"nothing can be kept between runs ({reason}); name a folder that can be written in the "
+        "environment variable DSOLO_CACHE",
+        stacklevel=4,
+    )

@@ -1,0 +1,182 @@
+"""The command `dsolo`: pictures and class names to overlays and masks.
+
+dsolo segment IN.jpg --classes="cat; sofa, couch; remote control" --output=OUT.png
+dsolo segment DIR more.jpg --classes=... --output=OUTDIR
+"""
+
+import argparse
+import csv
+import io
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+import dsolo_jax as dsolo
+from dsolo_jax import background, draw, images, vocabulary
+from dsolo_jax.datasets.classes import read_classes
+from dsolo_jax.datasets.folder import PICTURES
+from dsolo_jax.solver.discrepancy import METHODS, needs_graph
+from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.progress import progress
+from dsolo_jax.vocabulary import Vocabulary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; an error of the user's making is one message, not a traceback.
+
+    Returns:
+        The exit code: 0, or 1 where something could not be done.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _segment(options)
+    except (OSError, ValueError) as error:
+        if options.verbose:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dsolo", description="Training-free open-vocabulary semantic segmentation."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    segment = commands.add_parser(
+        "segment",
+        help="label every pixel of pictures with one of the classes",
+        description="Labels every pixel of pictures with one of the classes. A single picture with "
+        "--output=OUT.png gives an overlay with a legend. Otherwise --output is a folder, which "
+        "gets an overlay <name>.png and an index map masks/<name>.png of each picture, and "
+        "shares.csv; pictures whose overlay is there are not segmented again.",
+    )
+    add = segment.add_argument
+    add("pictures", nargs="+", type=Path, help="pictures, or folders of them")
+    add("--classes", required=True, help="separated by ';', synonyms by ','; or a file, one a line")
+    add("--output", required=True, type=Path, help="a PNG, or a folder")
+    add("--background", action="store_true", help="add a class for everything else")
+    add("--preset", default="dslo_b16", help=f"one of: {', '.join(dsolo.PRESETS)}")
+    add("--clip", help="a hub id, a folder or 'miniature', instead of the preset's CLIP")
+    add("--attention", help="source of the patch graph, instead of the preset's")
+    add("--method", default="velocity", choices=METHODS, metavar="NAME", help=", ".join(METHODS))
+    add("--readings", help="instead of the preset's: robust, paper, or robust,tau=0.3")
+    add("--overwrite", action="store_true", help="segment again what is there already")
+    add("--verbose", action="store_true", help="show where an error came from")
+    return parser
+
+
+def _segment(options: argparse.Namespace) -> int:
+    words = _words(options)
+    pictures = _pictures(options.pictures)
+    single = len(pictures) == 1 and options.output.suffix.lower() == ".png"
+    if single:
+        targets = {pictures[0]: options.output}
+    else:
+        targets = _in_folder(pictures, options.output)
+    for picture, target in targets.items():
+        if target.exists() and target.samefile(picture):
+            raise ValueError(f"--output would overwrite the picture {picture}; choose another")
+    todo = [
+        p for p, target in targets.items() if single or options.overwrite or not target.exists()
+    ]
+    failed = []
+    if todo:
+        model = dsolo.load(
+            options.preset,
+            options.clip,
+            options.attention,
+            readings=options.readings,
+            graph=needs_graph(options.method),
+        )
+    for picture in progress(todo, len(todo), "segment") if not single else todo:
+        try:
+            pixels = images.read_image(picture)
+            labels = dsolo.segment(model, pixels, words, options.method).labels
+        except (OSError, ValueError) as error:
+            if single:
+                raise
+            failed.append(f"{picture}: {error}")
+            continue
+        if not single:  # before the overlay, by which a picture counts as done
+            images.write_png(_mask(targets[picture]), labels)
+        images.write_png(targets[picture], draw.overlay(pixels, labels, words.classes))
+    if single:
+        shares = _shares(labels, words)
+        for c in np.argsort(-shares, kind="stable"):
+            if shares[c]:
+                print(f"{words.classes[c]:30} {shares[c]:6.1%}")
+        print(f"written to {options.output}")
+        return 0
+    _write_shares(options.output / "shares.csv", targets, words)
+    print(
+        f"{len(todo) - len(failed)} pictures segmented, {len(targets) - len(todo)} were there "
+        f"already: overlays, masks and shares.csv are in {options.output}"
+    )
+    for line in failed:
+        print(f"not segmented: {line}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _words(options: argparse.Namespace) -> Vocabulary:
+    given = options.classes
+    if ";" not in given and Path(given).is_file():
+        classes = read_classes(given)
+    else:
+        classes = [name for name in given.split(";") if name.strip()]
+    words = vocabulary.parse(classes)
+    return background.with_background(words) if options.background else words
+
+
+def _pictures(paths: Sequence[Path]) -> list[Path]:
+    """The files named, and those of folders, which are not searched below."""
+    found = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in PICTURES]
+        if not inside:
+            raise ValueError(
+                f"no pictures in {path}: no file ends in {', '.join(sorted(PICTURES))}"
+            )
+        found += inside
+    return found
+
+
+def _in_folder(pictures: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """The overlay of each picture, by its name without suffix."""
+    targets: dict[Path, Path] = {}
+    for picture in pictures:
+        target = folder / f"{picture.stem}.png"
+        other = next((p for p, t in targets.items() if t == target), None)
+        if other is not None:
+            raise ValueError(
+                f"{other} and {picture} would both be {target}; segment them into two folders"
+            )
+        targets[picture] = target
+    return targets
+
+
+def _mask(target: Path) -> Path:
+    return target.parent / "masks" / target.name
+
+
+def _shares(labels: Int[np.ndarray, "H W"], words: Vocabulary) -> np.ndarray:
+    return np.bincount(labels.ravel(), minlength=len(words.classes)) / labels.size
+
+
+def _write_shares(path: Path, targets: dict[Path, Path], words: Vocabulary) -> None:
+    """One row a picture: the share of each class, of this run and of earlier ones."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["picture", *words.classes])
+    for picture, target in targets.items():
+        if target.exists():
+            shares = _shares(images.read_labels(_mask(target)), words)
+            writer.writerow([picture.name, *(f"{share:.6f}" for share in shares)])
+    with atomic(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")

@@ -1,0 +1,191 @@
+"""Presets and loading: weights from the hub, a folder or the package, checked against memory."""
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+from jax.sharding import Mesh
+from jax.typing import DTypeLike
+
+from dsolo_jax import attention as sources
+from dsolo_jax import clip as rooms
+from dsolo_jax.checkpoints import Params
+from dsolo_jax.readings import BUNDLES, Readings, resolve
+from dsolo_jax.utils import cache, fingerprint, memory
+from dsolo_jax.utils.checks import choose
+
+# Of a picture in CLIP, pixels, where neither preset nor protocol has another.
+_SHORT_SIDE = 336
+
+# Matrices [N, N] that live at once in the solver, float32: A, its doubly stochastic form or the
+# cost and its kernel, and one more while they are made.
+_MATRICES = 4
+
+
+class Preset(NamedTuple):
+    """Where the weights come from, the readings the model goes by, and its sizes, see `load`."""
+
+    clip: str
+    attention: str
+    readings: Readings
+    short_side: int | None = None
+    attention_size: int | None = None
+
+
+_CLIPS = {"b16": "openai/clip-vit-base-patch16", "l14": "openai/clip-vit-large-patch14"}
+
+PRESETS = {
+    f"{name}_{size}": Preset(clip, attention, BUNDLES[readings])
+    for name, attention, readings in (
+        ("dslo", "sd2", "robust"),
+        ("paper", "sd2", "paper"),
+        # The paper's method with the sources of its ablation, and with ours.
+        ("sd1", "sd1", "robust"),
+        ("dino", "dino", "robust"),
+        ("dinov2", "dinov2", "robust"),
+        ("clip", "clip", "robust"),
+        ("appearance", "appearance", "robust"),
+    )
+    for size, clip in _CLIPS.items()
+}
+# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone. The
+# start served best there; real checkpoints are known to do better by naclip (docs/method.md).
+PRESETS["miniature"] = Preset(
+    "miniature",
+    "appearance",
+    dataclasses.replace(BUNDLES["robust"], start="maskclip"),
+    short_side=112,
+    attention_size=112,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All settings of a model: hashable, so that a program can be compiled for them.
+
+    clip, source: of CLIP, and of the attention source.
+    readings: the open choices that are taken where none are named.
+    grid: side r of the solver's square grid, N = r · r.
+    short_side, long_side: working size of a picture in CLIP, pixels (mmseg's keep-ratio rule).
+    tokenizer: where CLIP's tokenizer is.
+    text_weights: fingerprint of the text tower, under which text embeddings are kept.
+    """
+
+    clip: rooms.ClipConfig
+    source: sources.Source
+    readings: Readings
+    grid: int
+    short_side: int
+    long_side: int
+    tokenizer: str
+    text_weights: str
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "mesh"])
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """Weights and settings, apart: a pytree whose leaves are the weights.
+
+    params: {"clip": of `clip.load`, "attention": of `attention.load`; None if it was left out}.
+    mesh: the devices that share a batch, see `pipeline.spread`; None: one device takes all of it.
+    """
+
+    config: Config
+    params: Params = dataclasses.field(repr=False)
+    mesh: Mesh | None = None
+
+
+def load(
+    preset: str = "dslo_b16",
+    clip: str | os.PathLike | None = None,
+    attention: str | os.PathLike | None = None,
+    dtype: DTypeLike | None = None,
+    *,
+    readings: str | Readings | None = None,
+    attention_layers: Sequence[str] | None = None,
+    attention_weights: Sequence[float] | None = None,
+    attention_size: int | None = None,
+    timestep: float = 100,
+    grid: int | None = None,
+    short_side: int | None = None,
+    long_side: int = 2048,
+    graph: bool = True,
+) -> Model:
+    """Loads the weights a preset names, and turns JAX's persistent compilation cache on.
+
+    Args:
+        preset: one of `PRESETS`.
+        clip: a hub id, a local folder in transformers' layout, or "miniature", instead of the
+            preset's.
+        attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
+            "dinov2", "miniature", a hub id or a local folder of such a checkpoint, "clip", CLIP's
+            own maps, or "appearance", colour and texture alone.
+        dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
+        readings: "robust", "paper", "robust,tau=0.3" or a `Readings`, instead of the preset's.
+        attention_layers, attention_weights: layers of the source that are averaged, and how; if
+            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
+            cues of appearance.
+        attention_size: side of the square the source sees, pixels; the preset's, if its source is
+            kept, or the source's own, about 512 but for "miniature", if None: 512 gives Stable
+            Diffusion N = 4096 patches, 1024 gives N = 16384.
+        timestep: of Stable Diffusion's one step.
+        grid: side of the solver's grid; the source's own if None.
+        short_side, long_side: see `Config`; the preset's short side, or 336, if None.
+        graph: whether the source's weights are loaded. Without them the model serves the methods
+            that need no attention, "kl" and "logits", on the same grid.
+
+    Raises:
+        ValueError: unknown preset, source or layer; a checkpoint that does not fit; a grid that
+            does not fit into memory.
+        OSError: a checkpoint that cannot be had.
+    """
+    chosen = PRESETS[choose("preset", preset, PRESETS)]
+    readings = chosen.readings if readings is None else resolve(readings)
+    name = chosen.attention if attention is None else os.fspath(attention)
+    if grid is not None and grid < 1:
+        raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
+    if attention_size is None and name == chosen.attention:
+        attention_size = chosen.attention_size
+    cache.keep_compilations()
+    checkpoint = os.fspath(chosen.clip if clip is None else clip)
+    clip_config, clip_params = rooms.load(checkpoint, dtype)
+    source, attention_params = sources.load(
+        name,
+        dtype,
+        layers=attention_layers,
+        weights=attention_weights,
+        size=attention_size,
+        timestep=timestep,
+        clip=(clip_config, clip_params),
+        graph=graph,
+    )
+    grid = grid or source.grid
+    if graph:
+        _check_memory(max(grid, source.grid))
+    config = Config(
+        clip=clip_config,
+        source=source,
+        readings=readings,
+        grid=grid,
+        short_side=short_side or chosen.short_side or _SHORT_SIDE,
+        long_side=long_side,
+        tokenizer=checkpoint,
+        text_weights=fingerprint.of_arrays(clip_params["text"]),
+    )
+    return Model(config, {"clip": clip_params, "attention": attention_params})
+
+
+def _check_memory(side: int) -> None:
+    """Says before anything is tried that a graph of side · side patches is too large."""
+    free, needed = memory.available(), _MATRICES * 4 * side**4
+    if free is not None and needed > free:
+        fits = math.isqrt(math.isqrt(free // (_MATRICES * 4)))
+        raise ValueError(
+            f"a grid of {side} x {side} patches: the graph and the solver need about "
+            f"{needed / 2**30:.1f} GiB for each picture, and {free / 2**30:.1f} GiB are free; give "
+            f"a smaller attention_size, so that the grid is at most {fits} x {fits}"
+        )

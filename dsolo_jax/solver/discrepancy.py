@@ -1,0 +1,169 @@
+"""The whole method for one picture: cosines and attention to scores, one function a method."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dsolo_jax.readings import Readings, resolve
+from dsolo_jax.solver.kl import kl_discrepancy
+from dsolo_jax.solver.normalise import normalise, suppress
+from dsolo_jax.solver.path import needs_log_domain, optimal_path, transport_cost
+from dsolo_jax.solver.stochastic import doubly_stochastic
+from dsolo_jax.solver.velocity import max_velocity, propagate
+from dsolo_jax.solver.winner import of_discrepancy
+from dsolo_jax.utils.checks import choose
+
+_TINY = 1e-6  # of a deviation of cosines: what varies less does not vary
+
+# The deviation that scores found along a graph are given, in that of the picture's own cosines.
+# Fixed by measurement on two worlds, see docs/measurements.md.
+_SCALE = 0.6
+
+
+def discrepancy(
+    f: Float[Array, "C N"],
+    attention: Float[Array, "N N"] | None = None,
+    presence: Float[Array, "C"] | None = None,
+    *,
+    method: str = "velocity",
+    readings: str | Readings = "robust",
+) -> Float[Array, "C N"]:
+    """Scores each class in each patch of one picture: where a score is largest, the class is.
+
+        class maps   q = normalise(suppress(f))                         over the N patches
+        scores       ±d(q, uniform), d solved along the attention       by the method
+                     + readings.presence · presence
+
+    A pure function of arrays: jit it (method and readings are static), vmap it, export it. Scores
+    are in units of the cosine, so that presence has one weight: "kl" by its own formula; what is
+    found along the graph is centred over the classes of each patch and given 0.6 of the deviation
+    that the picture's cosines have.
+
+    Args:
+        f: cosines of each class with each patch.
+        attention: which patch looks at which, rows sum to one; None where the method needs none.
+        presence: cosine of each class with the whole picture; None leaves the term out.
+        method: one of `METHODS`.
+        readings: the paper's open choices: "robust", "paper", "robust,tau=0.3" or a `Readings`.
+
+    Raises:
+        ValueError: unknown method or readings; a method that needs attention without it.
+
+    Source: the DSLO paper as far as it is known; the presence term is ours.
+    """
+    solve = METHODS[choose("method", method, METHODS)]
+    readings = resolve(readings)
+    if solve.needs_graph and attention is None:
+        raise ValueError(
+            f"method {method!r} needs the attention between patches, found None; give it, or "
+            f"choose one of {', '.join(name for name in METHODS if not needs_graph(name))}"
+        )
+    f = f.astype(jnp.float32)
+    scores = solve.scores(f, attention, readings)
+    if presence is None or not solve.adds_presence:
+        return scores
+    weight = readings.presence
+    return scores + weight * presence.astype(jnp.float32)[:, None]
+
+
+def needs_graph(method: str) -> bool:
+    """Whether a method of `METHODS` looks at attention at all."""
+    return METHODS[choose("method", method, METHODS)].needs_graph
+
+
+def _logits(f: Array, attention: Array, r: Readings) -> Array:
+    """Row I of the paper's ladder: the cosines and nothing else."""
+    return f
+
+
+def _nothing(f: Array, attention: Array, r: Readings) -> Array:
+    """A control (ours): no map at all, so that the class token alone decides."""
+    return jnp.zeros_like(f)
+
+
+def _kl(f: Array, attention: Array, r: Readings) -> Array:
+    """Rows II to IV: the divergence times the temperature, which for upright maps is the cosine
+    less its class's level, f - T log mean exp(f / T)."""
+    return _temperature(f, r) * kl_discrepancy(_class_maps(f, r), winner=r.winner)
+
+
+def _path(f: Array, attention: Array, r: Readings) -> Array:
+    """Row V: entropic transport to uniform."""
+    found = optimal_path(
+        _class_maps(f, r),
+        transport_cost(attention, r.path_cost),
+        epsilon=r.epsilon,
+        num_iters=r.sinkhorn_iters,
+        winner=r.winner,
+        log_domain=needs_log_domain(r.path_cost, r.epsilon, f.shape[-1]),
+    )
+    return _in_unit(found.scores, f)
+
+
+def _velocity(f: Array, attention: Array, r: Readings) -> Array:
+    """Row VI: log(1 + l), l the step at which the class arrives."""
+    found = max_velocity(
+        _class_maps(f, r),
+        doubly_stochastic(attention, r.ipf_iters),
+        tau=r.tau,
+        max_steps=r.max_steps,
+        criterion=r.velocity_criterion,
+    )
+    return _in_unit(of_discrepancy(jnp.log1p(found.expected), r.winner), f)
+
+
+def _fusion(f: Array, attention: Array, r: Readings) -> Array:
+    """Row VII: the mean of both modes, which have one unit."""
+    return (_path(f, attention, r) + _velocity(f, attention, r)) / 2
+
+
+def _propagate(f: Array, attention: Array, r: Readings) -> Array:
+    """The control (ours): the KL map after one plain step of attention."""
+    return _in_unit(propagate(_kl(f, attention, r), attention), f)
+
+
+def _class_maps(f: Array, r: Readings) -> Array:
+    weakened = suppress(f, rule=r.suppress, below=r.suppress_below)
+    return normalise(weakened, rule=r.normalise, temperature=_temperature(f, r))
+
+
+def _temperature(f: Array, r: Readings) -> Array:
+    """In cosines. Checkpoints' cosines differ tenfold in how far they spread, so the reading is in
+    standard deviations of the picture's own."""
+    return r.temperature * jnp.maximum(jnp.std(f), _TINY)
+
+
+def _in_unit(scores: Array, f: Array) -> Array:
+    """Scores centred over the classes of each patch, at `_SCALE` of the deviation of the cosines
+    that are left when each class's mean and each patch's mean are taken away.
+
+    What all classes share in a patch decides nothing, so it must not set the unit.
+    """
+    scores = scores - jnp.mean(scores, axis=0)
+    f = f - jnp.mean(f, axis=1, keepdims=True)
+    f = f - jnp.mean(f, axis=0)
+    return scores * (_SCALE * jnp.std(f) / jnp.maximum(jnp.std(scores), 1e-12))
+
+
+class Method(NamedTuple):
+    """How a method scores, whether it looks at attention, and whether presence is added."""
+
+    scores: Callable[[Array, Array, Readings], Array]
+    needs_graph: bool
+    adds_presence: bool = True
+
+
+METHODS = {
+    "velocity": Method(_velocity, needs_graph=True),
+    "path": Method(_path, needs_graph=True),
+    "kl": Method(_kl, needs_graph=False),
+    "logits": Method(_logits, needs_graph=False, adds_presence=False),
+    "fusion": Method(_fusion, needs_graph=True),
+    # Controls: one plain attention step; row I with the presence term; the presence term alone,
+    # one label for the whole picture.
+    "propagate": Method(_propagate, needs_graph=True),
+    "logits_presence": Method(_logits, needs_graph=False),
+    "class_token": Method(_nothing, needs_graph=False),
+}

@@ -1,0 +1,260 @@
+"""Readings of the method chosen by rule: what is searched, how it is chosen and reported."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.stats import rankdata
+
+import dsolo_jax as dsolo
+from dsolo_jax import clip, datasets, pipeline, vocabulary
+from dsolo_jax.pipeline import Setting
+from dsolo_jax.readings import BUNDLES, Readings, described
+from experiments import bootstrap
+from experiments.bootstrap import Interval, Tally
+
+# Values that the search tries for each reading. What makes a family consistent with itself, which
+# discrepancy wins, is not searched: the families must not be mixed. Nor is the start of the paper's
+# family, which is about vanilla maps.
+_SHARED = {"temperature": (0.25, 0.5, 1.0), "presence": (0.0, 0.25, 0.5, 1.0)}
+OPTIONS = {
+    "velocity": _SHARED
+    | {
+        "normalise": ("softmax", "minmax"),
+        "suppress": ("none", "range"),
+        "velocity_criterion": ("saturation", "increment"),
+        "tau": (0.1, 0.3, 0.5, 0.7),
+        "max_steps": (30, 100),
+    },
+    "path": _SHARED
+    | {
+        "normalise": ("softmax", "minmax"),
+        "suppress": ("none", "range"),
+        "path_cost": ("minus_log", "one_minus_max"),
+        "epsilon": (0.1, 1.0, 2.0, 4.0),
+    },
+}
+_OF_FAMILY = {"robust": {"start": clip.STARTS}, "paper": {}}
+_CONTROLS = ("class_token", "logits_presence", "propagate")
+
+Measure = Callable[[Mapping[str, Readings]], Mapping[str, Tally]]
+
+
+class Choice(NamedTuple):
+    """What a search ended with, and what each change alone gained on its way."""
+
+    readings: Readings
+    gains: dict[str, Interval]
+
+
+class Report(NamedTuple):
+    """A study as text for people and as content for a JSON file."""
+
+    text: str
+    content: dict[str, Any]
+
+
+def choose(
+    start: Readings,
+    options: Mapping[str, Sequence],
+    measure: Measure,
+    counts: Int[np.ndarray, "R S"],
+) -> Choice:
+    """Changes each reading of a bundle alone, and takes what surely gains.
+
+    Of each reading the best value is a candidate if its paired gain lies above zero by an interval
+    that is widened for the number of all changes tried. All candidates together are taken if they
+    gain at least what the best of them gains alone, or else that one.
+
+    Args:
+        measure: the tallies of some readings on the scenes that are chosen on.
+        counts: of `bootstrap.draws`.
+    """
+    changes = {
+        f"{name}={value}": {name: value}
+        for name, values in options.items()
+        for value in values
+        if value != getattr(start, name)
+    }
+    gains = _gains(start, changes, measure, counts)
+    candidates: dict[str, str] = {}
+    for label, gain in sorted(gains.items(), key=lambda item: item[1].estimate):
+        if gain.low > 0:
+            candidates[label.partition("=")[0]] = label  # the last one is the best
+    if not candidates:
+        return Choice(start, gains)
+    best = max(candidates.values(), key=lambda label: gains[label].estimate)
+    taken = changes[best]
+    if len(candidates) > 1:
+        together = {k: v for label in candidates.values() for k, v in changes[label].items()}
+        [joint] = _gains(start, {"together": together}, measure, counts).values()
+        if joint.estimate >= gains[best].estimate:
+            taken = together
+    return Choice(dataclasses.replace(start, **taken), gains)
+
+
+def _gains(
+    start: Readings,
+    changes: Mapping[str, Mapping[str, Any]],
+    measure: Measure,
+    counts: Int[np.ndarray, "R S"],
+) -> dict[str, Interval]:
+    variants = {label: dataclasses.replace(start, **change) for label, change in changes.items()}
+    tallies = measure({"": start, **variants})
+    compare = partial(bootstrap.difference, counts=counts, comparisons=len(changes))
+    return {label: compare(tallies[label], tallies[""]) for label in variants}
+
+
+def study(
+    load: Callable[..., dsolo.Model],
+    tune: datasets.Dataset,
+    held_out: datasets.Dataset,
+    measure_tune: Callable,
+    measure_held_out: Callable,
+    output_dir: Path,
+    *,
+    families: Sequence[str],
+    sources: Sequence[str],
+    methods: Sequence[str],
+    tune_limit: int,
+    limit: int | None,
+) -> Report:
+    """Searches each family, source and method on `tune`, and reports on `held_out`.
+
+    Args:
+        load: of a model, with changes.
+        measure_tune, measure_held_out: `ablation.measure` of either dataset.
+    """
+    upright = uprightness(load(graph=False), tune, min(50, len(tune)))
+    counts = bootstrap.draws(len(tune.ids[:tune_limit]), 10_000)  # enough for far tails
+
+    def measure(method: str, source: str, variants: Mapping[str, Readings]):
+        wanted = {
+            label: (
+                Setting(method, r, tune.protocol.threshold(method)),
+                (("attention", source),),
+            )
+            for label, r in variants.items()
+        }
+        tallies = measure_tune(
+            {_digest(one): one for one in wanted.values()},
+            output_dir / "tune",
+            what=f"{source} {method}",
+        )
+        return {label: tallies[_digest(one)] for label, one in wanted.items()}
+
+    chosen = {
+        (family, source, method): choose(
+            BUNDLES[family],
+            OPTIONS[method] | _OF_FAMILY[family],
+            partial(measure, method, source),
+            counts,
+        )
+        for family in families
+        for source in sources
+        for method in methods
+    }
+
+    wanted, compared = {}, {}
+    for (family, source, method), choice in chosen.items():
+        for name, r in (("bundle", BUNDLES[family]), ("chosen", choice.readings)):
+            label = f"{family}, {source}, {method}, {name}"
+            compared[label] = [f"{label}, {control}" for control in _CONTROLS]
+            for key, one in zip((label, *compared[label]), (method, *_CONTROLS), strict=True):
+                threshold = held_out.protocol.threshold(one)
+                wanted[key] = Setting(one, r, threshold), (("attention", source),)
+    tallies = measure_held_out(
+        {_digest(one): one for one in wanted.values()}, output_dir / "held_out", what="held out"
+    )
+    counts = bootstrap.draws(len(held_out.ids[:limit]))
+    rows = {
+        label: [
+            bootstrap.interval(tallies[_digest(wanted[label])], counts),
+            *(
+                bootstrap.difference(
+                    tallies[_digest(wanted[label])], tallies[_digest(wanted[control])], counts
+                )
+                for control in controls
+            ),
+        ]
+        for label, controls in compared.items()
+    }
+    content = {
+        "uprightness": upright,
+        "searches": {
+            ", ".join(key): {"chosen": described(choice.readings), "gains": choice.gains}
+            for key, choice in chosen.items()
+        },
+        "held_out": rows,
+    }
+    return Report(_markdown(upright, rows, chosen), content)
+
+
+def _markdown(upright, rows, chosen) -> str:
+    heads = ("readings", "mIoU %", *(f"over {name}" for name in _CONTROLS))
+    lines = ["| start | AUC of its maps | |", "| --- | --- | --- |"]
+    lines += [
+        f"| {start} | {auc:.3f} | {'upright' if auc > 0.5 else 'inverted'} |"
+        for start, auc in upright.items()
+    ]
+    lines += ["", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    lines += [f"| {label} | {' | '.join(map(str, cells))} |" for label, cells in rows.items()]
+    lines += ["", "| search | chosen |", "| --- | --- |"]
+    lines += [f"| {', '.join(key)} | {described(one.readings)} |" for key, one in chosen.items()]
+    for key, choice in chosen.items():
+        lines += ["", f"| {', '.join(key)} | gain on tune |", "| --- | --- |"]
+        ranked = sorted(choice.gains.items(), key=lambda item: -item[1].estimate)
+        lines += [f"| {label} | {gain} |" for label, gain in ranked]
+    return "\n".join(lines) + "\n"
+
+
+def _digest(setting: Any) -> str:
+    return hashlib.sha256(repr(setting).encode()).hexdigest()[:16]
+
+
+# ------------------------------------------------------------------------------- which way up
+
+
+def uprightness(model: dsolo.Model, dataset: datasets.Dataset, count: int) -> dict[str, float]:
+    """Measures which way up each start's maps are: above 0.5 upright, below it inverted.
+
+    The area under the ROC curve of a class's cosines, over the patches of a picture, for finding
+    the patches whose centre has that class; mean over the classes that are there, then pictures.
+    """
+    words = vocabulary.parse(dataset.classes)
+    config, text = model.config, pipeline.embed(model, words)
+    found: dict[str, list[float]] = {start: [] for start in clip.STARTS}
+    for index in range(count):
+        example = dataset[index]
+        arrays = pipeline.batch([pipeline.prepare(config, example["image"])])
+        truth = _at_centres(example["labels"], config.grid)
+        for start, values in found.items():
+            maps = pipeline.class_maps(model.params, config, arrays, text, start=start)
+            cosines = vocabulary.fold(
+                maps.cosines[0], np.array(words.query_class, np.int32), len(words.classes)
+            )
+            here = [c for c in np.unique(truth) if c < len(words.classes)]
+            areas = [auc(np.asarray(cosines[c]), truth == c) for c in here]
+            values.extend([np.mean(areas)] if areas else [])
+    return {start: float(np.mean(values)) for start, values in found.items()}
+
+
+def _at_centres(labels: Int[np.ndarray, "H W"], side: int) -> Int[np.ndarray, "N"]:
+    rows, columns = ((2 * np.arange(side) + 1) * size // (2 * side) for size in labels.shape)
+    return labels[np.ix_(rows, columns)].ravel()
+
+
+def auc(scores: Float[np.ndarray, "N"], positive: Bool[np.ndarray, "N"]) -> float:
+    """Computes the share of pairs, one positive and one not, that the scores put in order.
+
+    Half a pair where they tie; 0.5 where there is no pair.
+    """
+    n, m = positive.sum(), (~positive).sum()
+    if not n or not m:
+        return 0.5
+    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
