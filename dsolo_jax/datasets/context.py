@@ -90,17 +90,12 @@ def _label_bytes(path: Path) -> bytes:
     """A label map as PNG: as it is, or the LabelMap of a .mat file in 16 bits.
 
     Raises:
-        ValueError: scipy is missing; the file is no MATLAB file or has no LabelMap.
+        ValueError: the file is no MATLAB file or has no LabelMap.
     """
     if path.suffix != ".mat":
         return path.read_bytes()
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise ValueError(
-            f"reading {path.name} needs scipy: pip install 'dsolo-jax[context]', or convert the "
-            "annotations to PNG as mmsegmentation does"
-        ) from error
+    from scipy.io import loadmat  # late: few need it
+
     try:
         stored = loadmat(path, variable_names="LabelMap")["LabelMap"]
     except Exception as error:  # scipy raises all sorts
