@@ -7,11 +7,13 @@ does.
 
 import dataclasses
 import json
+import math
 import os
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.typing import DTypeLike
 
 from dsolo_jax.utils.files import atomic
@@ -28,14 +31,12 @@ Params = dict[str, Any]
 
 Section = TypeVar("Section")
 
-_OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
-
 
 # ------------------------------------------------------------------------- finding and reading
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of a checkpoint.
+    """Reads the JSON object in a file of a checkpoint.
 
     Raises:
         FileNotFoundError: the folder has no such file.
@@ -48,7 +49,7 @@ def read_json(path: Path) -> dict[str, Any]:
         )
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON ({error}); fetch the file again") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a JSON {type(content).__name__}, wanted an object")
@@ -69,7 +70,9 @@ class WeightFiles(NamedTuple):
 
 
 def weight_files(stem: str = "model", variant: str = "") -> WeightFiles:
-    """Of weights kept several times: "fp16" is the variant in float16, "" the plain one."""
+    """Names the files of weights; of those kept several times "fp16" is the variant in float16,
+    "" the plain one.
+    """
     dotted = f".{variant}" if variant else ""
     return WeightFiles(
         f"{stem}{dotted}.safetensors",
@@ -79,7 +82,7 @@ def weight_files(stem: str = "model", variant: str = "") -> WeightFiles:
 
 
 def has_tensors(directory: Path, stem: str = "model", variant: str = "") -> bool:
-    """Whether a folder holds these weights, or the index of their shards."""
+    """Says whether a folder holds these weights, or the index of their shards."""
     files = weight_files(stem, variant)
     return (directory / files.single).is_file() or (directory / files.index).is_file()
 
@@ -90,7 +93,7 @@ def read_tensors(
     variants: Sequence[str] = ("",),
     ignore: Iterable[str] = (),
 ) -> dict[str, np.ndarray]:
-    """All tensors of a model, of its first variant that is there, dtypes as in the file.
+    """Reads all tensors of a model, of its first variant that is there, dtypes as in the file.
 
     Args:
         directory, stem: where they are, and the first part of the files' names.
@@ -100,21 +103,30 @@ def read_tensors(
     Raises:
         FileNotFoundError: no variant is there (only safetensors is read: other formats may run code
             when opened), or a shard is missing.
-        ValueError: a file is truncated or corrupt.
+        ValueError: a file is truncated, corrupt, or of numbers that numpy does not know.
     """
-    ignore = tuple(ignore)
-    return {
-        name: tensor
-        for path in _tensor_files(directory, stem, variants)
-        for name, tensor in _read_file(path, ignore).items()
-    }
+    ignore, tensors = tuple(ignore), {}
+    for path in _tensor_files(directory, stem, variants):
+        try:
+            with safetensors.safe_open(path, framework="numpy") as file:
+                for name in file.keys():
+                    if not any(fnmatchcase(name, pattern) for pattern in ignore):
+                        tensors[name] = file.get_tensor(name)
+        # AttributeError: numbers of a type that numpy does not have.
+        except (safetensors.SafetensorError, OSError, AttributeError) as error:
+            raise ValueError(
+                f"{path} ({path.stat().st_size} bytes) is truncated, no safetensors file or in 8 "
+                f"bits ({error}); fetch it again, in float32, float16 or bfloat16"
+            ) from error
+    return tensors
 
 
 def _tensor_files(directory: Path, stem: str, variants: Sequence[str]) -> list[Path]:
     variant = next((v for v in variants if has_tensors(directory, stem, v)), None)
     if variant is None:
         wanted = " or ".join(weight_files(stem, v).single for v in variants)
-        others = sorted(p.name for p in directory.iterdir() if p.suffix in _OTHER_FORMATS)
+        suffixes = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
+        others = sorted(p.name for p in directory.iterdir() if p.suffix in suffixes)
         found = f", only {', '.join(others)}" if others else ""
         raise FileNotFoundError(
             f"{directory} holds no {wanted}{found}; only safetensors is read. Convert once, "
@@ -124,29 +136,18 @@ def _tensor_files(directory: Path, stem: str, variants: Sequence[str]) -> list[P
     files = weight_files(stem, variant)
     if (directory / files.single).is_file():
         return [directory / files.single]
-    names = sorted(set(read_json(directory / files.index).get("weight_map", {}).values()))
+    index = directory / files.index
+    try:
+        names = sorted({Path(name).name for name in read_json(index)["weight_map"].values()})
+    except (KeyError, AttributeError, TypeError) as error:
+        raise ValueError(f"{index} names no file of each tensor; fetch it again") from error
     missing = [name for name in names if not (directory / name).is_file()]
     if missing or not names:
         raise FileNotFoundError(
-            f"{directory / files.index} names {len(names)} shards, of which {directory} lacks: "
+            f"{index} names {len(names)} shards, of which {directory} lacks: "
             f"{', '.join(missing) or 'all'}; fetch them again"
         )
     return [directory / name for name in names]
-
-
-def _read_file(path: Path, ignore: Sequence[str]) -> dict[str, np.ndarray]:
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            return {
-                name: file.get_tensor(name)
-                for name in file.keys()
-                if not any(fnmatchcase(name, pattern) for pattern in ignore)
-            }
-    except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{path} ({path.stat().st_size} bytes) is truncated or no safetensors file ({error}); "
-            "fetch it again"
-        ) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
@@ -161,34 +162,36 @@ def write_tensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
-    """The dataclass `kind` from the keys of a JSON object that it knows, each of the right type.
+    """Makes the dataclass `kind` from the keys of a JSON object that it knows.
+
+    Each value has the type of its field; numbers are finite and above 0, or 0 where that is the
+    field's default.
 
     Raises:
-        ValueError: naming `where`, the key, its value and the type wanted.
+        ValueError: naming `where`, the key, its value and what is wanted.
     """
     values = {}
     for field in dataclasses.fields(kind):
         value = content.get(field.name, field.default)
         value = tuple(value) if isinstance(value, list) else value
-        if not _is_a(value, field.type):
-            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {_wanted(field.type)}")
+        listed = typing.get_origin(field.type) is tuple
+        one = typing.get_args(field.type)[0] if listed else field.type
+        items = value if listed and isinstance(value, tuple) else (value,)
+        wanted = f"{'a list of' if listed else 'one'} {one.__name__}"
+        if listed is not isinstance(value, tuple) or not all(_is_a(x, one) for x in items):
+            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {wanted}")
+        zero = field.default == 0
+        if one in (int, float) and not all(0 < x < math.inf or (zero and x == 0) for x in items):
+            least = "at least 0" if zero else "above 0"
+            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {wanted} {least}")
         values[field.name] = value
     return kind(**values)
 
 
-def _is_a(value: Any, annotation: Any) -> bool:
-    if typing.get_origin(annotation) is tuple:
-        item = typing.get_args(annotation)[0]
-        return isinstance(value, tuple) and all(_is_a(x, item) for x in value)
-    if annotation is not bool and isinstance(value, bool):
-        return False
-    return isinstance(value, (int, float) if annotation is float else annotation)
-
-
-def _wanted(annotation: Any) -> str:
-    if typing.get_origin(annotation) is tuple:
-        return f"a list of {typing.get_args(annotation)[0].__name__}"
-    return f"one {annotation.__name__}"
+def _is_a(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def require(content: Mapping[str, Any], supported: Mapping[str, Sequence[Any]], where: str) -> None:
@@ -206,7 +209,7 @@ def require(content: Mapping[str, Any], supported: Mapping[str, Sequence[Any]], 
         if key in content and content[key] not in values
     ]
     if unknown:
-        raise ValueError(f"{where}: {'; '.join(unknown)}: this architecture is not implemented")
+        raise ValueError(f"{where}: {'; '.join(unknown)}; nothing else is implemented")
 
 
 # -------------------------------------------------------------------------------- conversions
@@ -244,11 +247,11 @@ class Row(NamedTuple):
     transform: Transform = same
 
     def convert(self, name: str) -> str | None:
-        """The target path of a source name, None if the row is not about it."""
+        """Gives the target path of a source name, None if the row is not about it."""
         return _substitute(self.source, self.target, name)
 
     def export(self, path: str) -> str | None:
-        """The source name of a target path, None if the row is not about it."""
+        """Gives the source name of a target path, None if the row is not about it."""
         return _substitute(self.target, self.source, path)
 
 
@@ -258,25 +261,40 @@ def _substitute(pattern: str, replacement: str, name: str) -> str | None:
     return match and replacement.format(**match.groupdict())
 
 
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": leaf}} -> {"a/b": leaf}."""
-    flat = {}
-    for key, value in tree.items():
-        inner = isinstance(value, Mapping)
-        flat |= flatten(value, f"{prefix}{key}/") if inner else {f"{prefix}{key}": value}
-    return flat
+def norm(source: str, target: str) -> tuple[Row, ...]:
+    """Rows of a norm's gain and bias."""
+    return Row(f"{source}.weight", f"{target}/scale"), Row(f"{source}.bias", f"{target}/bias")
 
 
-def unflatten(flat: Mapping[str, Any]) -> Params:
-    """{"a/b": leaf} -> {"a": {"b": leaf}}."""
-    tree: Params = {}
-    for path, leaf in flat.items():
-        *parents, last = path.split("/")
-        node = tree
-        for key in parents:
-            node = node.setdefault(key, {})
-        node[last] = leaf
-    return tree
+def layer(source: str, target: str, transform: Transform = linear) -> tuple[Row, ...]:
+    """Rows of a linear map's or a convolution's weights and bias."""
+    return (
+        Row(f"{source}.weight", f"{target}/kernel", transform),
+        Row(f"{source}.bias", f"{target}/bias"),
+    )
+
+
+# {"a": {"b": leaf}} -> {"a/b": leaf}, and back.
+flatten: Callable[[Mapping[str, Any]], dict[str, Any]] = partial(flatten_dict, sep="/")
+unflatten: Callable[[Mapping[str, Any]], Params] = partial(unflatten_dict, sep="/")
+
+
+def load(
+    directory: Path,
+    rows: Iterable[Row],
+    shapes: Mapping[str, Any],
+    dtype: DTypeLike | None,
+    *,
+    stem: str = "model",
+    variants: Sequence[str] = ("",),
+    ignore: Iterable[str] = (),
+) -> Params:
+    """Reads a model's weights as a parameter tree on the default device.
+
+    Arguments and errors are those of `read_tensors`, `convert` and `cast`.
+    """
+    tensors = read_tensors(directory, stem, variants, ignore)
+    return cast(convert(tensors, rows, shapes, source=directory), dtype)
 
 
 def convert(
@@ -286,7 +304,7 @@ def convert(
     *,
     source: str | os.PathLike = "checkpoint",
 ) -> Params:
-    """The parameter tree of a checkpoint, dtypes as in the file.
+    """Makes the parameter tree of a checkpoint, dtypes as in the file.
 
     Args:
         tensors: the checkpoint, name -> array.
@@ -295,8 +313,9 @@ def convert(
         source: what the error calls the checkpoint.
 
     Raises:
-        ValueError: listing every name without a row, every target left unfilled and every wrong
-            shape: the checkpoint is of another architecture, or damaged.
+        ValueError: listing every name without a row, every target left unfilled, every wrong shape,
+            every array that is not of floating point or holds what is not finite: the checkpoint is
+            of another architecture, or damaged.
     """
     rows = tuple(rows)
     wanted = {path: tuple(leaf.shape) for path, leaf in flatten(shapes).items()}
@@ -319,6 +338,8 @@ def convert(
                 f"wrong shape: {name} {tensor.shape} gives {path} {filled[path].shape}, "
                 f"wanted {wanted[path]}"
             )
+        elif fault := _fault(tensor):
+            problems.append(f"{fault}: {name} {tensor.shape}")
     for path in wanted.keys() - filled.keys():
         names = [name for row in rows if (name := row.export(path))]
         problems.append(f"missing: {names[0] if names else 'nothing'}, for {path} {wanted[path]}")
@@ -331,35 +352,44 @@ def convert(
     return unflatten(filled)
 
 
+def _fault(tensor: np.ndarray) -> str | None:
+    """What is wrong with the numbers of an array of weights."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating) or tensor.itemsize < 2:
+        return f"{tensor.dtype} instead of float32, float16 or bfloat16"
+    with np.errstate(over="ignore"):
+        held = tensor.astype(np.float32) if tensor.itemsize > 4 else tensor
+    bad = held.size - np.count_nonzero(np.isfinite(held))
+    return f"not finite in {bad} of {held.size} places" if bad else None
+
+
 def cast(tree: Mapping[str, Any], dtype: DTypeLike | None) -> Params:
-    """A tree on the default device: norms in float32, the rest in `dtype`, float32 if None.
+    """Puts a tree on the default device: norms in float32, the rest in `dtype`, float32 if None.
 
     Norms are computed in float32, and are too small to matter.
     """
-    dtype = jnp.float32 if dtype is None else dtype
 
     def leaf(path: str, value: np.ndarray) -> jax.Array:
         # Cast on the host: on the device each shape would be a program of its own.
-        kept = jnp.float32 if "norm" in path else dtype
+        kept = jnp.float32 if "norm" in path or dtype is None else dtype
         return jax.device_put(np.asarray(value).astype(kept, copy=False))
 
     return unflatten({path: leaf(path, value) for path, value in flatten(tree).items()})
 
 
 def export(params: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, np.ndarray]:
-    """The inverse of `convert`: name in the checkpoint -> array.
+    """Names a tree's arrays as the checkpoint does, the inverse of `convert`: name -> array.
 
     Raises:
         ValueError: listing every path of the tree without a row.
     """
-    rows = tuple(rows)
-    tensors, unknown = {}, []
+    rows, tensors, unknown = tuple(rows), {}, []
     for path, leaf in flatten(params).items():
-        row = next((row for row in rows if row.export(path)), None)
-        if row is None:
+        named = ((row.export(path), row.transform) for row in rows)
+        name, transform = next((pair for pair in named if pair[0]), (None, same))
+        if name is None:
             unknown.append(path)
         else:
-            tensors[row.export(path)] = row.transform.export(np.asarray(leaf))
+            tensors[name] = transform.export(np.asarray(leaf))
     if unknown:
         raise ValueError(f"the conversion table has no row for: {', '.join(sorted(unknown))}")
     return tensors

@@ -1,10 +1,10 @@
 """What the transformers of the package share: patches, attention, the pre-norm block.
 
 Letters: B batch, N patches, P patch size, n queries, m keys, S tokens, K heads, d head size,
-W width.
+W width. All is ordinary JAX and has derivatives, forward and reverse, in every float argument.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -73,8 +73,8 @@ def patchify(pixels: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "
 
 
 def hidden(visible: Bool[Array, "..."]) -> Float[Array, "..."]:
-    """0 where a key is visible; elsewhere so low that its weight is exactly zero."""
-    return jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min / 2)
+    """Gives 0 where a key is visible; elsewhere so low that its weight is exactly zero."""
+    return jnp.where(visible, jnp.float32(0), jnp.finfo(jnp.float32).min / 2)
 
 
 def logits(
@@ -82,61 +82,46 @@ def logits(
     key: Float[Array, "B K m d"],
     bias: Float[Array, "#B #K #n m"] | float = 0.0,
 ) -> Float[Array, "B K n m"]:
-    """query keyᵀ / √d + bias, in float32."""
+    """Computes query keyᵀ / √d + bias, in float32."""
     query = query * query.shape[-1] ** -0.5
     return jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) + bias
 
 
-@jax.custom_vjp
+def _exponentials(
+    query: Float[Array, "B K n d"],
+    key: Float[Array, "B K m d"],
+    bias: Float[Array, "#B #K #n m"] | float = 0.0,
+) -> tuple[Float[Array, "B K n m"], Float[Array, "B K n 1"]]:
+    """The softmax of the logits before its division, and what it is to be divided by."""
+    scores = logits(query, key, bias)
+    # A softmax does not change with what is subtracted, so no derivative has to go through it.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    return weights, weights.sum(axis=-1, keepdims=True)
+
+
 def attend(
     query: Float[Array, "B K n d"],
     key: Float[Array, "B K m d"],
     value: Float[Array, "B K m d"],
     bias: Float[Array, "#B #K #n m"] | float = 0.0,
 ) -> Float[Array, "B K n d"]:
-    """softmax(logits) value; divided by the softmax's sum last, where there are fewer numbers.
-
-    Its derivative is written out, which halves its time on CPU; there is none to `bias`, a mask.
-    """
-    return _attend(query, key, value, bias)[0]
-
-
-def _attend(query, key, value, bias):
-    scores = logits(query, key, bias)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    """Computes softmax(logits) value; divides last, where there are fewer numbers."""
+    weights, total = _exponentials(query, key, bias)
     mixed = jnp.matmul(weights.astype(value.dtype), value, preferred_element_type=jnp.float32)
-    total = weights.sum(axis=-1, keepdims=True)
-    mixed = (mixed / total).astype(value.dtype)
-    return mixed, (query, key, value, bias, weights, total, mixed)
-
-
-def _attend_backward(kept, gradient):
-    """With P = softmax: dV = PᵀdO, dP = dO Vᵀ, dS = P (dP - rowsum(dO O)), dQ = dS K, dK = dSᵀQ."""
-    query, key, value, bias, weights, total, mixed = kept
-    scale, dtype = query.shape[-1] ** -0.5, query.dtype
-    gradient = gradient / total
-    shared = (gradient * mixed).sum(axis=-1, keepdims=True)
-    d_scores = scale * weights * (jnp.matmul(gradient, value.mT) - shared)
-    return (
-        jnp.matmul(d_scores, key).astype(dtype),
-        jnp.matmul(d_scores.mT, query).astype(dtype),
-        jnp.matmul(weights.mT, gradient).astype(dtype),
-        jax.tree.map(jnp.zeros_like, bias),
-    )
-
-
-attend.defvjp(_attend, _attend_backward)
+    return (mixed / total).astype(value.dtype)
 
 
 def attention_rows(
-    query: Float[Array, "B K n d"], key: Float[Array, "B K m d"]
-) -> Float[Array, "B n m"]:
-    """softmax(query keyᵀ / √d), mean over heads, float32; rows sum to one."""
-    scores = logits(query, key)
-    weights = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
-    shares = 1 / (query.shape[1] * weights.sum(axis=-1, keepdims=True))
+    query: Float[Array, "B K n d"], key: Float[Array, "B K m d"], skip: int = 0
+) -> Float[Array, "B n m-{skip}"]:
+    """Computes softmax(query keyᵀ / √d), mean over heads, float32, without the first `skip` keys.
+
+    Rows sum to one if none is left out.
+    """
+    weights, total = _exponentials(query, key)
+    shares = 1 / (query.shape[1] * total)
     # Head by head: XLA's CPU code for a mean over an outer axis takes several times as long.
-    return sum(weights[:, k] * shares[:, k] for k in range(query.shape[1]))
+    return sum(weights[:, k, :, skip:] * shares[:, k] for k in range(query.shape[1]))
 
 
 def by_rows(
@@ -144,7 +129,7 @@ def by_rows(
     query: Float[Array, "B K n d"],
     num_keys: int,
 ) -> Float[Array, "... n x"]:
-    """function(query), in blocks of queries so that the logits of all never exist at once.
+    """Calls function(query) in blocks of queries, so that the logits of all never exist at once.
 
     Args:
         function: treats each query by itself, as `attention_rows` and `attend` do with key and
@@ -230,6 +215,33 @@ class Block(nn.Module):
         return x + self.mlp(x)
 
 
+def patch_maps(
+    blocks: Mapping[str, Block],
+    x: Float[Array, "B S W"],
+    weights: Mapping[str, float],
+    skip: int,
+) -> tuple[Float[Array, "B N N"], Float[Array, "B S W"]]:
+    """Runs blocks one after the other and adds up how their patches look at patches.
+
+    Args:
+        blocks: by name, in order.
+        x: tokens, of which the first `skip` are no patches; S = skip + N.
+        weights: by name, of the blocks whose maps count.
+
+    Returns:
+        Σ weight · mean over heads of softmax(qkᵀ/√d) between patches; rows do not sum to one, as
+        the other tokens are left out. And what the last block puts out.
+    """
+    total, size = jnp.float32(0), x.shape[1]
+    for name, block in blocks.items():
+        q, k, v = block.heads(x)
+        if name in weights:
+            rows = by_rows(partial(attention_rows, key=k, skip=skip), q[:, :, skip:], size)
+            total = total + weights[name] * rows
+        x = block.finish(x, by_rows(partial(attend, key=k, value=v), q, size))
+    return total, x
+
+
 # ------------------------------------------------------------------------------- positions
 
 # The cubic kernel's free parameter, PyTorch's choice.
@@ -247,7 +259,7 @@ def _cubic(x: Float[Array, "..."]) -> Float[Array, "..."]:
 def cubic_weights(
     index: Num[Array, "..."], in_size: int, out_size: Num[Array, "..."] | int
 ) -> Float[Array, "... {in_size}"]:
-    """Weights of the `in_size` samples in sample `index` of an axis resampled to `out_size`.
+    """Weighs the `in_size` samples in sample `index` of an axis resampled to `out_size`.
 
         w[j] = sum of cubic(s - k) over the taps k that clamp to j,  s = (index + 1/2) in/out - 1/2
 
@@ -256,7 +268,7 @@ def cubic_weights(
     `index`. Equal sizes give the identity.
     """
     scale = in_size / jnp.asarray(out_size, jnp.float32)
-    source = (index + 0.5) * scale - 0.5
+    source = (jnp.asarray(index, jnp.float32) + 0.5) * scale - 0.5
     # s lies in [-1/2, in_size - 1/2], so the taps within reach are -2 .. in_size + 1.
     taps = _cubic(source[..., None] - jnp.arange(-2, in_size + 2))
     weights = taps[..., 2:-2].at[..., 0].add(taps[..., :2].sum(-1))

@@ -1,6 +1,6 @@
 """Where the patch graph comes from: each source gives A [N, N] on an r x r grid, rows sum to 1."""
 
-from dsolo_jax.attention import appearance, dino, stable_diffusion
+from dsolo_jax.attention import appearance, clip, dino, stable_diffusion
 from dsolo_jax.attention.resample import resample_attention, resample_maps
 from dsolo_jax.attention.sources import SOURCES, Source, graph, layer_names, load
 
@@ -8,6 +8,7 @@ __all__ = [
     "SOURCES",
     "Source",
     "appearance",
+    "clip",
     "dino",
     "graph",
     "layer_names",

@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.utils.checks import choose
+from dsolo_jax.attention.common import Squares, weigh
 
 PATCH = 8  # pixels
 
-# Each cue and its weight: what the squared distance of two patches counts, in units of the mean
-# over all pairs. Chosen by the share of A on the own class in the miniature world (BUILD_NOTES).
+# Each cue, which is this source's layer, and its weight: what the squared distance of two patches
+# counts, in units of the mean over all pairs. Chosen by the share of A on the own class in the
+# miniature world (BUILD_NOTES).
 WEIGHTS = {"colour": 8.0, "texture": 8.0, "distance": 2.0}
 
 # Differences of pixels this far apart, along both axes and both diagonals.
@@ -24,43 +25,56 @@ _REACHES = (1, 2, 4)
 _DIRECTIONS = ((0, 1), (1, 0), (1, 1), (1, -1))
 
 
+LAYERS = tuple(WEIGHTS)
+
+
+def layer_names(config: None = None) -> dict[str, str]:
+    """Maps what `self_affinity` may be asked for to a cue's own name, which is the same."""
+    return {cue: cue for cue in WEIGHTS}
+
+
+def squares(config: None = None) -> Squares:
+    """Says how pictures are taken."""
+    return Squares(PATCH, PATCH, 512)
+
+
 def self_affinity(
     pixels: Float[Array, "B S S 3"],
     *,
-    cues: Sequence[str] = tuple(WEIGHTS),
+    layers: Sequence[str] = LAYERS,
     weights: Sequence[float] | None = None,
 ) -> Float[Array, "B N N"]:
-    """Affinity of patches of 8 x 8 pixels; rows sum to one, N = (S / 8)².
+    """Computes the affinity of patches of 8 x 8 pixels; rows sum to one, N = (S / 8)².
 
         A_ij = softmax over j of −Σ_cue w |x_i − x_j|² / mean over all pairs of |x_k − x_l|²
 
     As each cue is measured by its own spread over the picture, brightness and contrast of the whole
-    picture cancel. A cue that does not vary does not count.
+    picture cancel. A cue that does not vary does not count. Has derivatives in `pixels`.
 
     Args:
         pixels: of any linear range, S a multiple of 8.
-        cues: "colour", the mean; "texture", the contrast in four directions at three scales, over
+        layers: "colour", the mean; "texture", the contrast in four directions at three scales, over
             a neighbourhood of patches; "distance", on the grid.
-        weights: of each cue, not negative; `WEIGHTS` if None.
+        weights: of each, not negative; `WEIGHTS` if None.
 
     Raises:
         ValueError: unknown cue; weights that do not fit; S no multiple of 8.
 
     Source: ours.
     """
-    for cue in cues:
-        choose("cue of appearance", cue, WEIGHTS)
-    weights = [WEIGHTS[cue] for cue in cues] if weights is None else list(weights)
-    if len(weights) != len(cues) or min(weights, default=-1) < 0:
-        raise ValueError(
-            f"weights {weights} for cues {list(cues)}: wanted at least one cue, and for each a "
-            "weight of at least 0"
-        )
+    if weights is None:
+        weights = [WEIGHTS.get(cue, 0.0) for cue in layers]
+    weighed = weigh(layers, weights, layer_names(), "cue of appearance")
     if pixels.shape[1] != pixels.shape[2] or pixels.shape[1] % PATCH:
         raise ValueError(
             f"pixels have shape {pixels.shape}, wanted [B, S, S, 3] with S a multiple of {PATCH}"
         )
-    return _self_affinity(pixels, dict(zip(cues, weights, strict=True)))
+    return _self_affinity(pixels, dict(weighed))
+
+
+def graph(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
+    """Asks `self_affinity`, as any other source is asked, see `attention.common`."""
+    return self_affinity(pixels, layers=layers, weights=weights)
 
 
 @jax.jit

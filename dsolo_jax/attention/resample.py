@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, Int
 def resample_maps(
     maps: Float[Array, "C n"], grid: Int[Array, "2"], side: int
 ) -> Float[Array, "C N"]:
-    """Bilinear resampling, half-pixel centres, of maps over h · w patches to N = side · side.
+    """Resamples bilinearly, half-pixel centres, maps over h · w patches to N = side · side.
 
     Args:
         maps: h · w values in raster order, whatever comes behind them is padding.
@@ -23,7 +23,7 @@ def resample_maps(
 def resample_attention(
     attention: Float[Array, "n n"], grid: Int[Array, "2"], side: int
 ) -> Float[Array, "N N"]:
-    """The same on both sides of a patch-to-patch attention; rows are brought to sum to one again.
+    """Resamples both sides of a patch-to-patch attention; rows are brought to sum to one again.
 
     A row is a density over the picture, so its samples are taken like a map's and renormalised.
     """
@@ -46,6 +46,6 @@ def _bilinear(grid: Int[Array, "2"], side: int) -> tuple[list[Array], list[Array
 
 def _axis(size: Array, side: int) -> tuple[Array, Array, Array]:
     """s = (i + ½) size / side − ½, clamped to the samples there are: floor, ceiling, fraction."""
-    s = jnp.clip((jnp.arange(side) + 0.5) * size / side - 0.5, 0, size - 1)
+    s = jnp.clip((jnp.arange(side, dtype=jnp.float32) + 0.5) * size / side - 0.5, 0, size - 1)
     low = jnp.floor(s).astype(jnp.int32)
     return low, jnp.minimum(low + 1, size - 1), s - low

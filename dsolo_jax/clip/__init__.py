@@ -2,9 +2,9 @@
 
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip.config import VIT_B16, VIT_L14, ClipConfig, TextConfig, VisionConfig
+from dsolo_jax.clip.starts import STARTS
 from dsolo_jax.clip.tokenizer import load_tokenizer
 from dsolo_jax.clip.towers import (
-    STARTS,
     ImageEncoding,
     encode_image,
     encode_patches,

@@ -9,6 +9,7 @@ from dsolo_jax import checkpoints
 from dsolo_jax.checkpoints import Section, section
 
 ACTIVATIONS = ("quick_gelu", "gelu")
+PREPROCESSOR = "preprocessor_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +44,17 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ClipConfig:
-    """Both towers and the size of the space they share."""
+    """Both towers, the size of the space they share, and how pictures are normalised.
+
+    image_mean, image_std: of each channel of pixels in 0..1; the defaults are those of OpenAI's
+        CLIP.
+    """
 
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
     projection_dim: int = 512
+    image_mean: tuple[float, ...] = (0.48145466, 0.4578275, 0.40821073)
+    image_std: tuple[float, ...] = (0.26862954, 0.26130258, 0.27577711)
 
 
 VIT_B16 = ClipConfig(vision=VisionConfig(patch_size=16))
@@ -74,11 +81,13 @@ def _tower(kind: type[Section], content: Mapping[str, Any], where: str) -> Secti
 
 
 def read_config(directory: Path) -> ClipConfig:
-    """The config of a CLIP checkpoint in the layout of transformers.
+    """Reads the config of a CLIP checkpoint in the layout of transformers.
+
+    Pictures are normalised as its preprocessor_config.json says, or as OpenAI's if there is none.
 
     Raises:
         FileNotFoundError: no config.json.
-        ValueError: it is no CLIP model's, or a key has an unusable value.
+        ValueError: it is no CLIP model's, or a key of either file has an unusable value.
     """
     path = directory / "config.json"
     content = checkpoints.read_json(path)
@@ -91,7 +100,10 @@ def read_config(directory: Path) -> ClipConfig:
     def tower(kind: type[Section], name: str) -> Section:
         # Old config files carry a `<name>_dict` too; transformers lets it overrule `<name>`.
         sections = (content.get(f"{name}_dict"), content.get(name), {})
-        return _tower(kind, next(s for s in sections if s is not None), f"{path}, {name}")
+        chosen = next(s for s in sections if s is not None)
+        if not isinstance(chosen, dict):
+            raise ValueError(f"{path}: {name} is {chosen!r}, wanted an object")
+        return _tower(kind, chosen, f"{path}, {name}")
 
     vision, text = tower(VisionConfig, "vision_config"), tower(TextConfig, "text_config")
     if vision.image_size % vision.patch_size or vision.num_channels != 3:
@@ -100,11 +112,32 @@ def read_config(directory: Path) -> ClipConfig:
             f"patch_size {vision.patch_size}, and num_channels {vision.num_channels} be 3; "
             "restore the checkpoint's config"
         )
-    return section(ClipConfig, {**content, "vision": vision, "text": text}, str(path))
+    config = section(ClipConfig, {**content, "vision": vision, "text": text}, str(path))
+    return dataclasses.replace(config, **_read_normalisation(directory / PREPROCESSOR))
+
+
+def _read_normalisation(path: Path) -> dict[str, tuple[float, ...]]:
+    content = checkpoints.read_json(path) if path.is_file() else {}
+    as_we_do = {"do_rescale": (True,), "rescale_factor": (1 / 255,), "do_normalize": (True,)}
+    checkpoints.require(content, as_we_do, str(path))
+    found = {}
+    for key, least in (("image_mean", 0.0), ("image_std", 1e-6)):
+        value = content.get(key, getattr(ClipConfig, key))
+        try:
+            found[key] = tuple(float(x) for x in value)
+            usable = len(found[key]) == 3 and all(least <= x <= 1 for x in found[key])
+        except (TypeError, ValueError):
+            usable = False
+        if not usable:
+            raise ValueError(
+                f"{path}: {key} is {value!r}, wanted three numbers from {least:g} to 1, for pixels "
+                "in 0..1; restore the checkpoint's file"
+            )
+    return found
 
 
 def read_text_config(directory: Path) -> TextConfig:
-    """The config of a CLIP text tower in the layout of transformers' CLIPTextModel.
+    """Reads the config of a CLIP text tower in the layout of transformers' CLIPTextModel.
 
     Raises:
         FileNotFoundError: no config.json.
@@ -117,7 +150,7 @@ def read_text_config(directory: Path) -> TextConfig:
 
 
 def config_json(config: ClipConfig) -> dict[str, Any]:
-    """The content of config.json that transformers' CLIPModel reads."""
+    """Gives the content of config.json that transformers' CLIPModel reads."""
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
@@ -132,4 +165,16 @@ def config_json(config: ClipConfig) -> dict[str, Any]:
             "projection_dim": config.projection_dim,
             **dataclasses.asdict(config.text),
         },
+    }
+
+
+def preprocessor_json(config: ClipConfig) -> dict[str, Any]:
+    """Gives the content of preprocessor_config.json that transformers' image processor reads."""
+    side = config.vision.image_size
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": side},
+        "crop_size": {"height": side, "width": side},
+        "image_mean": config.image_mean,
+        "image_std": config.image_std,
     }

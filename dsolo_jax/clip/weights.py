@@ -11,33 +11,36 @@ from jax.typing import DTypeLike
 
 from dsolo_jax import checkpoints, hub
 from dsolo_jax.assets import bundled
-from dsolo_jax.checkpoints import Params, Row, convolution, linear
+from dsolo_jax.checkpoints import Params, Row, convolution, layer, linear, norm
 from dsolo_jax.clip import towers
-from dsolo_jax.clip.config import ClipConfig, config_json, read_config
+from dsolo_jax.clip.config import (
+    PREPROCESSOR,
+    ClipConfig,
+    config_json,
+    preprocessor_json,
+    read_config,
+)
 from dsolo_jax.utils.files import write_json
 
-FILES = ("config.json", *checkpoints.weight_files())
+FILES = ("config.json", PREPROCESSOR, *checkpoints.weight_files())
+
+_LAYERS = {
+    "self_attn.q_proj": "query",
+    "self_attn.k_proj": "key",
+    "self_attn.v_proj": "value",
+    "self_attn.out_proj": "out",
+    "mlp.fc1": "expand",
+    "mlp.fc2": "contract",
+}
 
 
 def _block(tower: str) -> tuple[Row, ...]:
     source, target = f"{tower}_model.encoder.layers.{{i}}", f"{tower}/blocks_{{i}}"
+    pairs = ((f"{source}.{theirs}", f"{target}/{ours}") for theirs, ours in _LAYERS.items())
     return (
-        Row(f"{source}.layer_norm1.weight", f"{target}/norm1/scale"),
-        Row(f"{source}.layer_norm1.bias", f"{target}/norm1/bias"),
-        Row(f"{source}.self_attn.q_proj.weight", f"{target}/query/kernel", linear),
-        Row(f"{source}.self_attn.q_proj.bias", f"{target}/query/bias"),
-        Row(f"{source}.self_attn.k_proj.weight", f"{target}/key/kernel", linear),
-        Row(f"{source}.self_attn.k_proj.bias", f"{target}/key/bias"),
-        Row(f"{source}.self_attn.v_proj.weight", f"{target}/value/kernel", linear),
-        Row(f"{source}.self_attn.v_proj.bias", f"{target}/value/bias"),
-        Row(f"{source}.self_attn.out_proj.weight", f"{target}/out/kernel", linear),
-        Row(f"{source}.self_attn.out_proj.bias", f"{target}/out/bias"),
-        Row(f"{source}.layer_norm2.weight", f"{target}/norm2/scale"),
-        Row(f"{source}.layer_norm2.bias", f"{target}/norm2/bias"),
-        Row(f"{source}.mlp.fc1.weight", f"{target}/expand/kernel", linear),
-        Row(f"{source}.mlp.fc1.bias", f"{target}/expand/bias"),
-        Row(f"{source}.mlp.fc2.weight", f"{target}/contract/kernel", linear),
-        Row(f"{source}.mlp.fc2.bias", f"{target}/contract/bias"),
+        *norm(f"{source}.layer_norm1", f"{target}/norm1"),
+        *norm(f"{source}.layer_norm2", f"{target}/norm2"),
+        *(row for pair in pairs for row in layer(*pair)),
     )
 
 
@@ -45,17 +48,14 @@ TABLE = (
     Row("vision_model.embeddings.class_embedding", "vision/class_embedding"),
     Row("vision_model.embeddings.patch_embedding.weight", "vision/patch_kernel", convolution),
     Row("vision_model.embeddings.position_embedding.weight", "vision/positions"),
-    Row("vision_model.pre_layrnorm.weight", "vision/norm_pre/scale"),
-    Row("vision_model.pre_layrnorm.bias", "vision/norm_pre/bias"),
+    *norm("vision_model.pre_layrnorm", "vision/norm_pre"),
     *_block("vision"),
-    Row("vision_model.post_layernorm.weight", "vision/norm_post/scale"),
-    Row("vision_model.post_layernorm.bias", "vision/norm_post/bias"),
+    *norm("vision_model.post_layernorm", "vision/norm_post"),
     Row("visual_projection.weight", "vision/projection/kernel", linear),
     Row("text_model.embeddings.token_embedding.weight", "text/tokens"),
     Row("text_model.embeddings.position_embedding.weight", "text/positions"),
     *_block("text"),
-    Row("text_model.final_layer_norm.weight", "text/norm_post/scale"),
-    Row("text_model.final_layer_norm.bias", "text/norm_post/bias"),
+    *norm("text_model.final_layer_norm", "text/norm_post"),
     Row("text_projection.weight", "text/projection/kernel", linear),
     Row("logit_scale", "logit_scale"),
 )
@@ -73,7 +73,7 @@ IGNORE = ("*.position_ids",)
 
 
 def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[ClipConfig, Params]:
-    """Config and parameters of a CLIP checkpoint.
+    """Loads config and parameters of a CLIP checkpoint.
 
     Args:
         source: a folder in the layout of transformers' CLIPModel, a hub id, or "miniature".
@@ -85,24 +85,20 @@ def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[Cli
     """
     directory = hub.folder(bundled(source, "clip"), FILES)
     config = read_config(directory)
-    tree = checkpoints.convert(
-        checkpoints.read_tensors(directory, ignore=IGNORE),
-        TABLE,
-        towers.parameter_shapes(config),
-        source=directory,
-    )
-    return config, checkpoints.cast(tree, dtype)
+    shapes = towers.parameter_shapes(config)
+    return config, checkpoints.load(directory, TABLE, shapes, dtype, ignore=IGNORE)
 
 
 def save(directory: str | os.PathLike, config: ClipConfig, params: Params) -> None:
-    """Writes config.json and model.safetensors, which transformers' CLIPModel loads."""
+    """Writes config, preprocessor_config and weights, which transformers' CLIPModel loads."""
     directory = Path(directory)
     checkpoints.write_tensors(directory / "model.safetensors", checkpoints.export(params, TABLE))
+    write_json(directory / PREPROCESSOR, preprocessor_json(config))
     write_json(directory / "config.json", config_json(config))
 
 
 def init(config: ClipConfig, key: jax.Array) -> Params:
-    """Random parameters: kernels of variance 1 / fan-in, so that no layer dies or explodes."""
+    """Draws parameters: kernels of variance 1 / fan-in, so that no layer dies or explodes."""
     random = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
     def leaf(path: str, shape: tuple[int, ...]) -> jax.Array:

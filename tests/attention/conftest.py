@@ -21,7 +21,7 @@ class Checkpoint(NamedTuple):
 
 
 def _kinds() -> dict:
-    from experiments.torch_stable_diffusion import KINDS, Kind
+    from tests.oracles.stable_diffusion import KINDS, Kind
 
     config, padding, gain = KINDS["tiny"]
     older = dataclasses.replace(
@@ -38,7 +38,7 @@ def _kinds() -> dict:
 @pytest.fixture(scope="session")
 def checkpoints_by_family(tiny_clip, tmp_path_factory) -> dict[str, Checkpoint]:
     """Of the shape of Stable Diffusion 1, with convolutions around attention, and of 2."""
-    from experiments.torch_stable_diffusion import build, save
+    from tests.oracles.stable_diffusion import build, save
 
     found = {}
     for family, kind in _kinds().items():

@@ -51,7 +51,9 @@ def test_a_picture_of_two_colours_is_the_closed_form(cue):
     }[cue]
     expected = np.exp(-3 * squared)
     expected /= expected.sum(-1, keepdims=True)
-    np.testing.assert_allclose(affinity(picture, cues=[cue], weights=[3.0])[0], expected, atol=1e-6)
+    np.testing.assert_allclose(
+        affinity(picture, layers=[cue], weights=[3.0])[0], expected, atol=1e-6
+    )
 
 
 def test_texture_tells_stripes_of_one_mean_apart():
@@ -62,7 +64,7 @@ def test_texture_tells_stripes_of_one_mean_apart():
     picture[SIDE // 2 :] = wave[SIDE // 2 :, None, None]
     top = np.arange(N) // R < R // 2
     own = {
-        cue: np.where(top[:, None] == top, affinity(picture[None], cues=[cue])[0], 0).sum(-1)
+        cue: np.where(top[:, None] == top, affinity(picture[None], layers=[cue])[0], 0).sum(-1)
         for cue in ("colour", "texture")
     }
     assert own["texture"].min() > 0.8
@@ -85,8 +87,8 @@ def test_patches_that_trade_places_trade_rows_of_colour(pixels):
     order = np.random.default_rng(1).permutation(N)
     patches = pixels.reshape(2, R, PATCH, R, PATCH, 3).swapaxes(2, 3).reshape(2, N, PATCH, PATCH, 3)
     shuffled = patches[:, order].reshape(2, R, R, PATCH, PATCH, 3).swapaxes(2, 3)
-    expected = affinity(pixels, cues=["colour"])[:, order][:, :, order]
-    found = affinity(shuffled.reshape(pixels.shape), cues=["colour"])
+    expected = affinity(pixels, layers=["colour"])[:, order][:, :, order]
+    found = affinity(shuffled.reshape(pixels.shape), layers=["colour"])
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
@@ -103,8 +105,8 @@ def test_patches_of_the_miniature_world_look_at_their_own_class():
 
 def test_a_flat_picture_is_near_what_is_near():
     flat = np.full((1, SIDE, SIDE, 3), 0.3, np.float32)
-    np.testing.assert_allclose(affinity(flat), affinity(flat, cues=["distance"]), atol=1e-6)
-    np.testing.assert_allclose(affinity(flat, cues=["colour", "texture"]), 1 / N, atol=1e-6)
+    np.testing.assert_allclose(affinity(flat), affinity(flat, layers=["distance"]), atol=1e-6)
+    np.testing.assert_allclose(affinity(flat, layers=["colour", "texture"]), 1 / N, atol=1e-6)
 
 
 def test_a_picture_has_its_graph_alone_and_in_a_batch(pixels):
@@ -113,8 +115,8 @@ def test_a_picture_has_its_graph_alone_and_in_a_batch(pixels):
 
 def test_unusable_arguments_are_named(pixels):
     with pytest.raises(ValueError, match="unknown cue of appearance 'color' .did you mean 'colour"):
-        self_affinity(pixels, cues=["color"])
-    with pytest.raises(ValueError, match=r"weights \[1.0\] for cues"):
+        self_affinity(pixels, layers=["color"])
+    with pytest.raises(ValueError, match=r"weights \[1.0\] for layers"):
         self_affinity(pixels, weights=[1.0])
     with pytest.raises(ValueError, match="multiple of 8"):
         self_affinity(pixels[:, :-1, :-1])

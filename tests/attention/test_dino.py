@@ -14,7 +14,7 @@ import transformers
 from dsolo_jax import checkpoints
 from dsolo_jax.attention import dino
 from dsolo_jax.attention.dino import config as configs
-from dsolo_jax.attention.dino import model as towers
+from dsolo_jax.attention.dino import tower as towers
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _DINOV2 = {"image_size": 70, "patch_size": 14, "mlp_ratio": 2, **_SIZES}
@@ -362,8 +362,8 @@ def test_layer_names_are_all_accepted_and_others_are_not(loaded):
     _, config, params = loaded["dinov2"]
     pixels = _pixels(config, 2, 3)
     names = dino.layer_names(config)
-    assert names == ("0", "1", "-1", "-2", "affinity")
-    assert dino.self_attention(params, config, pixels, layers=names).shape == (2, 6, 6)
+    assert tuple(names) == ("0", "1", "-1", "-2", "affinity")
+    assert dino.self_attention(params, config, pixels, layers=tuple(names)).shape == (2, 6, 6)
     for name in ("2", "-3", "last", -1):
         with pytest.raises(ValueError, match=f"unknown layer '?{name}'?.*0, 1, -1, -2, affinity"):
             dino.self_attention(params, config, pixels, layers=("0", name))

@@ -8,10 +8,11 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import dsolo_jax
-from dsolo_jax.attention import sources, stable_diffusion
+from dsolo_jax import attention
+from dsolo_jax.attention import stable_diffusion
 from dsolo_jax.datasets import miniature
-from experiments.torch_stable_diffusion import Models, relative, torch_maps
 from experiments.training.attention_mass import majority
+from tests.oracles.stable_diffusion import Models, relative, torch_maps
 
 FOLDER = Path(dsolo_jax.__file__).parent / "assets" / "miniature" / "stable_diffusion"
 SCENES = 4
@@ -25,17 +26,18 @@ def scenes():
 
 @pytest.fixture(scope="module")
 def source():
-    return sources.load("miniature")
+    return attention.load("miniature")
 
 
 @pytest.fixture(scope="module")
 def graphs(source, scenes):
-    return np.asarray(sources.graph(source, np.stack([scene.image for scene in scenes])))
+    return np.asarray(attention.graph(*source[::-1], np.stack([scene.image for scene in scenes])))
 
 
 def test_it_takes_pictures_of_the_worlds_size(source):
-    assert (source.kind, source.layers) == ("stable_diffusion", ("up.0", "up.1"))
-    assert (source.size, source.grid) == (112, 28)
+    found, _ = source
+    assert (found.kind, found.layers) == ("stable_diffusion", ("up.0", "up.1"))
+    assert (found.size, found.grid) == (112, 28)
 
 
 def test_diffusers_sees_the_same(source, scenes, graphs):
@@ -43,7 +45,7 @@ def test_diffusers_sees_the_same(source, scenes, graphs):
     models = Models(pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer)
     pixels = np.stack([scene.image for scene in scenes]).astype(np.float32) / 127.5 - 1
     expected = torch_maps(models, pixels, timestep=100)
-    latents = stable_diffusion.encode(source.params, source.config, pixels)
+    latents = stable_diffusion.encode(source[1], source[0].config, pixels)
     np.testing.assert_allclose(latents, expected.latents, rtol=0, atol=1e-4)
     maps = np.mean([expected.maps[f"up_blocks.1.attentions.{j}"] for j in (0, 1)], axis=0)
     assert relative(graphs, maps) < 1e-4

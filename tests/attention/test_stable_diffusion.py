@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from dsolo_jax.attention import resample_attention, stable_diffusion
-from dsolo_jax.attention.stable_diffusion import model, unet
-from dsolo_jax.attention.stable_diffusion.model import mean_attention
-from experiments.torch_stable_diffusion import TorchMaps, relative, torch_maps
+from dsolo_jax.attention.stable_diffusion import maps, unet
+from dsolo_jax.attention.stable_diffusion.maps import mean_attention
+from tests.oracles.stable_diffusion import TorchMaps, relative, torch_maps
 
 TIMESTEP = 100
 
@@ -97,8 +97,8 @@ def test_every_layer_is_diffusers(family):
 def test_maps_are_diffusers(family, pixels):
     """From pixels: by default the mean of the last up block's first two."""
     found = stable_diffusion.self_attention(family.params, family.config, pixels)
-    maps = family.expected.maps
-    mean = (maps["up_blocks.2.attentions.0"] + maps["up_blocks.2.attentions.1"]) / 2
+    expected = family.expected.maps
+    mean = (expected["up_blocks.2.attentions.0"] + expected["up_blocks.2.attentions.1"]) / 2
     assert relative(found, mean) <= 1e-4
 
 
@@ -111,9 +111,9 @@ def test_short_names_are_the_blocks_of_full_resolution(family, pixels, monkeypat
         **{f"up.{i}": f"up_blocks.2.attentions.{i}" for i in range(count + 1)},
     }
     assert set(stable_diffusion.layer_names(config)) == {*names, *unet.layer_names(config.unet)}
-    monkeypatch.setattr(model, "_self_attention", lambda *arguments: arguments[-2:])
+    monkeypatch.setattr(maps, "_self_attention", lambda *arguments: arguments[-1])
     found = stable_diffusion.self_attention(params, config, pixels, layers=tuple(names))
-    assert found == (tuple(names.values()), (1.0,) * len(names))
+    assert found == tuple((name, 1.0) for name in names.values())
 
 
 def test_maps_are_weighted_from_pixels_on(loaded, expected_by_family, pixels):

@@ -603,8 +603,8 @@ def test_where_the_hub_does_not_answer_copies_are_named(monkeypatch, source, rai
 
 
 def test_a_random_checkpoint_is_written_and_read(tiny_clip, tmp_path):
-    command = [sys.executable, "-m", "experiments.random_stable_diffusion", "--model=tiny"]
-    command += [f"--tokenizer={tiny_clip}", f"--output_dir={tmp_path}/sd", "--dtype=float16"]
+    command = [sys.executable, "-m", "tests.oracles.random_checkpoint", "--model=tiny"]
+    command += [f"--tokenizer={tiny_clip}", f"--output_dir={tmp_path}/sd", "--half"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert _weights(tmp_path / "sd", "unet", "fp16").is_file()

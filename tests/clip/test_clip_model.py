@@ -65,7 +65,6 @@ def test_image_tower_equals_transformers(loaded, act, size):
     patches, pooled = _torch_image(model, pixels)
     encoding = clip.encode_image(params, config, pixels)
     assert encoding.patches.shape == (2, size[0] // 16, size[1] // 16, 24)
-    assert encoding.attention is None
     assert _error(encoding.patches.reshape(patches.shape), patches) <= 1e-5
     assert _error(encoding.pooled, pooled) <= 1e-5
 
@@ -190,27 +189,6 @@ def test_starts_differ(loaded):
         assert all(_error(a, b) > 1e-2 for b in found[:i])
 
 
-@pytest.mark.parametrize("layers", [(0, -1), [0]])
-def test_attention_equals_transformers(loaded, torch_clip, layers):
-    config, params = loaded["gelu"][1:]
-    model = torch_clip(hidden_act="gelu")
-    model.set_attn_implementation("eager")
-    pixels = _pixels(2, 48, 80)
-    with torch.no_grad():
-        maps = model.vision_model(
-            torch.tensor(pixels).permute(0, 3, 1, 2),
-            interpolate_pos_encoding=True,
-            output_attentions=True,
-        ).attentions
-    mean = sum(maps[layer].mean(1) for layer in layers) / len(layers)
-    mean = mean[:, 1:, 1:]
-    expected = mean / mean.sum(-1, keepdim=True)
-    # The maps are CLIP's own whatever the start.
-    found = clip.encode_image(params, config, pixels, start="naclip", attention_layers=layers)
-    assert found.attention.dtype == jnp.float32
-    assert _error(found.attention, expected) <= 1e-5
-
-
 def _pad(patches: np.ndarray, n: int, fill: float) -> np.ndarray:
     return np.pad(patches, ((0, 0), (0, n - patches.shape[1]), (0, 0)), constant_values=fill)
 
@@ -218,28 +196,24 @@ def _pad(patches: np.ndarray, n: int, fill: float) -> np.ndarray:
 @pytest.mark.parametrize("start", clip.STARTS)
 def test_a_picture_is_encoded_alike_alone_in_a_batch_and_padded(loaded, start):
     _, config, params = loaded["quick_gelu"]
-    options = {"start": start, "attention_layers": (-1, 0)}
     grids, n = [(4, 6), (3, 8), (7, 4)], 28
     pictures = [np.asarray(clip.patchify(_pixels(1, 16 * h, 16 * w), 16)) for h, w in grids]
     padded = np.concatenate([_pad(p, n, fill=50.0) for p in pictures])
-    batch = clip.encode_patches(params, config, padded, jnp.array(grids), **options)
+    batch = clip.encode_patches(params, config, padded, jnp.array(grids), start=start)
     for i, (h, w) in enumerate(grids[:2]):
         real = h * w
-        alone = clip.encode_image(params, config, _pixels(1, 16 * h, 16 * w), **options)
+        alone = clip.encode_image(params, config, _pixels(1, 16 * h, 16 * w), start=start)
         assert _error(batch.patches[i, :real], alone.patches.reshape(real, -1)) <= 1e-5
         assert _error(batch.pooled[i], alone.pooled[0]) <= 1e-5
-        assert _error(batch.attention[i, :real, :real], alone.attention[0]) <= 1e-5
         assert not batch.patches[i, real:].any()
-        assert not batch.attention[i, real:].any() and not batch.attention[i, :, real:].any()
 
 
 def test_what_lies_in_the_padding_never_matters(loaded):
     _, config, params = loaded["quick_gelu"]
     patches = np.repeat(clip.patchify(_pixels(1, 64, 96), 16), 3, axis=0)
-    options = {"start": "naclip", "attention_layers": (-1, 0)}
     one, two = (
         clip.encode_patches(
-            params, config, _pad(patches, 28, fill), jnp.array([(4, 6)] * 3), **options
+            params, config, _pad(patches, 28, fill), jnp.array([(4, 6)] * 3), start="naclip"
         )
         for fill in (0.0, 50.0)
     )
@@ -288,9 +262,6 @@ def test_errors_name_the_value_and_the_way_out(loaded):
         clip.encode_image(params, config, _pixels(1, 64, 70))
     with pytest.raises(ValueError, match="unknown start 'naclp'.*'naclip'"):
         clip.encode_image(params, config, _pixels(1, 64, 64), start="naclp")
-    for layer in (2, -3):
-        with pytest.raises(ValueError, match=rf"\[{layer}\].*2 blocks.*from -2 to 1"):
-            clip.encode_image(params, config, _pixels(1, 64, 64), attention_layers=(0, layer))
     with pytest.raises(ValueError, match=r"\(1, 4, 700\).*\[B, N, 768\]"):
         clip.encode_patches(params, config, np.zeros((1, 4, 700)), np.ones((1, 2), int))
     with pytest.raises(ValueError, match=r"\(1, 78\).*context length 77"):

@@ -64,5 +64,5 @@ def test_it_is_small_and_says_what_it_is():
     content = json.loads((FOLDER / "config.json").read_text())
     assert content["model_type"] == "clip"
     card = (FOLDER / "README.md").read_text()
-    assert all(said in card for said in ("apache-2.0", "experiments.train_miniature", "validation"))
+    assert all(said in card for said in ("apache-2.0", "experiments.training.train_clip", "validation"))
     assert (FOLDER / "training.csv").is_file()

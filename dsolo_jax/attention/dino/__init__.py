@@ -1,23 +1,30 @@
 """DINO's image towers as a source of patch-to-patch attention."""
 
 from dsolo_jax.attention.dino.config import DINO_B16, DINOV2_B14, DinoConfig
-from dsolo_jax.attention.dino.model import (
+from dsolo_jax.attention.dino.tower import (
+    LAYERS,
     MEAN,
     STD,
+    graph,
     layer_names,
     patch_features,
     self_attention,
+    squares,
 )
-from dsolo_jax.attention.dino.weights import load
+from dsolo_jax.attention.dino.weights import load, settings
 
 __all__ = [
     "DINOV2_B14",
     "DINO_B16",
+    "LAYERS",
     "MEAN",
     "STD",
     "DinoConfig",
+    "graph",
     "layer_names",
     "load",
     "patch_features",
     "self_attention",
+    "settings",
+    "squares",
 ]

@@ -59,7 +59,7 @@ class _FeedForward:
 
 
 def read_config(directory: Path) -> DinoConfig:
-    """The config of a DINO checkpoint in the layout of transformers.
+    """Reads the config of a DINO checkpoint in the layout of transformers.
 
     Raises:
         FileNotFoundError: no config.json.

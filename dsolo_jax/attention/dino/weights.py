@@ -5,24 +5,17 @@ import os
 from jax.typing import DTypeLike
 
 from dsolo_jax import checkpoints, hub
-from dsolo_jax.attention.dino import model
+from dsolo_jax.attention.dino import tower
 from dsolo_jax.attention.dino.config import DinoConfig, read_config
-from dsolo_jax.checkpoints import Params, Row, convolution, linear
+from dsolo_jax.checkpoints import Params, Row, convolution, layer, norm
 
 FILES = ("config.json", *checkpoints.weight_files())
 
 _SOURCE, _TARGET = "encoder.layer.{i}", "blocks_{i}"
 
 
-def _norm(source: str, target: str) -> tuple[Row, ...]:
-    return Row(f"{source}.weight", f"{target}/scale"), Row(f"{source}.bias", f"{target}/bias")
-
-
 def _dense(source: str, target: str) -> tuple[Row, ...]:
-    return (
-        Row(f"{_SOURCE}.{source}.weight", f"{_TARGET}/{target}/kernel", linear),
-        Row(f"{_SOURCE}.{source}.bias", f"{_TARGET}/{target}/bias"),
-    )
+    return layer(f"{_SOURCE}.{source}", f"{_TARGET}/{target}")
 
 
 _SHARED = (
@@ -35,21 +28,21 @@ _SHARED = (
     *_dense("attention.attention.key", "key"),
     *_dense("attention.attention.value", "value"),
     *_dense("attention.output.dense", "out"),
-    *_norm("layernorm", "norm_post"),
+    *norm("layernorm", "norm_post"),
 )
 
 _DINO = (
     *_SHARED,
-    *_norm(f"{_SOURCE}.layernorm_before", f"{_TARGET}/norm1"),
-    *_norm(f"{_SOURCE}.layernorm_after", f"{_TARGET}/norm2"),
+    *norm(f"{_SOURCE}.layernorm_before", f"{_TARGET}/norm1"),
+    *norm(f"{_SOURCE}.layernorm_after", f"{_TARGET}/norm2"),
     *_dense("intermediate.dense", "expand"),
     *_dense("output.dense", "contract"),
 )
 
 _DINOV2 = (
     *_SHARED,
-    *_norm(f"{_SOURCE}.norm1", f"{_TARGET}/norm1"),
-    *_norm(f"{_SOURCE}.norm2", f"{_TARGET}/norm2"),
+    *norm(f"{_SOURCE}.norm1", f"{_TARGET}/norm1"),
+    *norm(f"{_SOURCE}.norm2", f"{_TARGET}/norm2"),
     Row(f"{_SOURCE}.layer_scale1.lambda1", f"{_TARGET}/scale1"),
     Row(f"{_SOURCE}.layer_scale2.lambda1", f"{_TARGET}/scale2"),
 )
@@ -62,14 +55,19 @@ IGNORE = ("pooler.*", "embeddings.mask_token")
 
 
 def table(config: DinoConfig) -> tuple[Row, ...]:
-    """The conversion table of one kind of tower."""
+    """Gives the conversion table of one kind of tower."""
     if config.model_type == "vit":
         return _DINO
     return (*_DINOV2, *(_SWIGLU if config.hidden_act == "swiglu" else _MLP))
 
 
+def settings(source: str | os.PathLike) -> DinoConfig:
+    """Reads the config of a checkpoint, without its weights; see `load`."""
+    return read_config(hub.folder(source, ("config.json",)))
+
+
 def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[DinoConfig, Params]:
-    """Config and parameters of a DINO, DINOv2 or DINOv2-with-registers checkpoint.
+    """Loads config and parameters of a DINO, DINOv2 or DINOv2-with-registers checkpoint.
 
     Args:
         source: a folder in the layout of transformers' ViTModel, Dinov2Model or
@@ -80,12 +78,6 @@ def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[Din
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
-    directory = hub.folder(source, FILES)
-    config = read_config(directory)
-    tree = checkpoints.convert(
-        checkpoints.read_tensors(directory, ignore=IGNORE),
-        table(config),
-        model.parameter_shapes(config),
-        source=directory,
-    )
-    return config, checkpoints.cast(tree, dtype)
+    config, directory = settings(source), hub.folder(source, FILES)
+    shapes = tower.parameter_shapes(config)
+    return config, checkpoints.load(directory, table(config), shapes, dtype, ignore=IGNORE)

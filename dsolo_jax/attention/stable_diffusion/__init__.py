@@ -1,26 +1,29 @@
 """Stable Diffusion's self-attention as a source of patch-to-patch attention."""
 
 from dsolo_jax.attention.stable_diffusion.config import SD1, SD2, StableDiffusionConfig
-from dsolo_jax.attention.stable_diffusion.model import (
+from dsolo_jax.attention.stable_diffusion.maps import (
+    LAYERS,
     at_timestep,
     encode,
+    graph,
     layer_names,
-    pixels_per_patch,
     self_attention,
-    size_multiple,
+    squares,
 )
-from dsolo_jax.attention.stable_diffusion.weights import HUB_IDS, load
+from dsolo_jax.attention.stable_diffusion.weights import HUB_IDS, load, settings
 
 __all__ = [
     "HUB_IDS",
+    "LAYERS",
     "SD1",
     "SD2",
     "StableDiffusionConfig",
     "at_timestep",
     "encode",
+    "graph",
     "layer_names",
     "load",
-    "pixels_per_patch",
     "self_attention",
-    "size_multiple",
+    "settings",
+    "squares",
 ]

@@ -175,7 +175,7 @@ class _UNet(nn.Module):
 
 
 def layer_names(config: UNetConfig) -> tuple[str, ...]:
-    """The self-attentions there are, by diffusers' names of their modules, as they run."""
+    """Lists the self-attentions there are, by diffusers' names of their modules, as they run."""
     stages = [("mid_block", 1)]
     for i, kind in reversed(list(enumerate(config.down_block_types))):
         stages.insert(0, (f"down_blocks.{i}", config.layers_per_block * (kind == ATTENDING_DOWN)))
@@ -187,7 +187,7 @@ def layer_names(config: UNetConfig) -> tuple[str, ...]:
 def denoise(
     fixed: Params, config: UNetConfig, latents: Float[Array, "B h w L"]
 ) -> tuple[Float[Array, "B h w L"], dict[str, Looking]]:
-    """The denoiser's output, and every self-attention by its name.
+    """Computes the denoiser's output, and every self-attention by its name.
 
     Args:
         fixed: parameters at one timestep and prompt, of `at_timestep`.
@@ -209,7 +209,7 @@ def at_timestep(
     prompt: Float[Array, "T E"],
     timestep: Float[Array, ""] | float,
 ) -> Params:
-    """A checkpoint's parameters, as those of the network at one timestep and one prompt.
+    """Makes of a checkpoint's parameters those of the network at one timestep and one prompt.
 
     A resnet's shift, made of the time embedding, goes into the bias of its first convolution; a
     cross-attention's keys and values become those of the prompt.
@@ -237,7 +237,7 @@ def _time_embedding(
 ) -> Float[Array, "E"]:
     """linear_2(silu(linear_1([cos, sin](t · 10000^(−i / (half − shift))))))."""
     half = config.block_out_channels[0] // 2
-    exponents = -math.log(10000) * jnp.arange(half) / (half - config.freq_shift)
+    exponents = -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - config.freq_shift)
     angles = timestep * jnp.exp(exponents)
     waves = [jnp.sin(angles), jnp.cos(angles)]
     if config.flip_sin_to_cos:
@@ -253,7 +253,7 @@ def _dense(params: Params, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
 
 
 def parameter_shapes(config: UNetConfig) -> dict[str, Any]:
-    """The tree of a checkpoint's parameters, as `jax.ShapeDtypeStruct`s."""
+    """Gives the tree of a checkpoint's parameters, as `jax.ShapeDtypeStruct`s."""
     side = 2 ** len(config.block_out_channels)
     latents = jnp.zeros((1, side, side, config.in_channels))
     tree = jax.eval_shape(_UNet(config, 1).init, jax.random.key(0), latents)["params"]

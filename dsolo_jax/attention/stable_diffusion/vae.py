@@ -84,6 +84,6 @@ class Encoder(nn.Module):
 
 
 def parameter_shapes(config: VAEConfig) -> dict[str, Any]:
-    """The tree of parameters, as `jax.ShapeDtypeStruct`s."""
+    """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
     pixels = jnp.zeros((1, 2 ** len(config.block_out_channels), 8, 3))
     return jax.eval_shape(Encoder(config).init, jax.random.key(0), pixels)["params"]

@@ -16,7 +16,16 @@ from dsolo_jax.attention.stable_diffusion.config import (
     read_config,
 )
 from dsolo_jax.attention.stable_diffusion.prompt import TOKENIZER_FILES, empty_prompt
-from dsolo_jax.checkpoints import Params, Row, Transform, convolution, linear, pointwise
+from dsolo_jax.checkpoints import (
+    Params,
+    Row,
+    Transform,
+    convolution,
+    layer,
+    linear,
+    norm,
+    pointwise,
+)
 
 # Stability AI's own repositories of Stable Diffusion 2 are gone from the hub: these are copies.
 HUB_IDS = {
@@ -47,20 +56,9 @@ STEMS = {
 # ------------------------------------------------------------------------------------- tables
 
 
-def _norm(source: str, target: str) -> tuple[Row, ...]:
-    return (Row(f"{source}.weight", f"{target}/scale"), Row(f"{source}.bias", f"{target}/bias"))
-
-
-def _layer(source: str, target: str, transform: Transform) -> tuple[Row, ...]:
-    return (
-        Row(f"{source}.weight", f"{target}/kernel", transform),
-        Row(f"{source}.bias", f"{target}/bias"),
-    )
-
-
 def _projections(source: str, target: str, names: Mapping[str, str]) -> tuple[Row, ...]:
     pairs = ((f"{source}.{theirs}", f"{target}/{ours}") for theirs, ours in names.items())
-    return tuple(row for pair in pairs for row in _layer(*pair, linear))
+    return tuple(row for pair in pairs for row in layer(*pair))
 
 
 _PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
@@ -70,28 +68,28 @@ _OLD_PROJECTIONS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn"
 
 def _resnet(source: str, target: str) -> tuple[Row, ...]:
     return (
-        *_norm(f"{source}.norm1", f"{target}/norm1"),
-        *_layer(f"{source}.conv1", f"{target}/conv1", convolution),
-        *_layer(f"{source}.time_emb_proj", f"{target}/time_emb_proj", linear),
-        *_norm(f"{source}.norm2", f"{target}/norm2"),
-        *_layer(f"{source}.conv2", f"{target}/conv2", convolution),
-        *_layer(f"{source}.conv_shortcut", f"{target}/conv_shortcut", pointwise),
+        *norm(f"{source}.norm1", f"{target}/norm1"),
+        *layer(f"{source}.conv1", f"{target}/conv1", convolution),
+        *layer(f"{source}.time_emb_proj", f"{target}/time_emb_proj"),
+        *norm(f"{source}.norm2", f"{target}/norm2"),
+        *layer(f"{source}.conv2", f"{target}/conv2", convolution),
+        *layer(f"{source}.conv_shortcut", f"{target}/conv_shortcut", pointwise),
     )
 
 
 def _attention(source: str, target: str, projection: Transform) -> tuple[Row, ...]:
     block = f"{source}.transformer_blocks.0"
     return (
-        *_norm(f"{source}.norm", f"{target}/norm"),
-        *_layer(f"{source}.proj_in", f"{target}/proj_in", projection),
-        *_norm(f"{block}.norm1", f"{target}/norm1"),
+        *norm(f"{source}.norm", f"{target}/norm"),
+        *layer(f"{source}.proj_in", f"{target}/proj_in", projection),
+        *norm(f"{block}.norm1", f"{target}/norm1"),
         *_projections(f"{block}.attn1", f"{target}/attn1", _PROJECTIONS),
-        *_norm(f"{block}.norm2", f"{target}/norm2"),
+        *norm(f"{block}.norm2", f"{target}/norm2"),
         *_projections(f"{block}.attn2", f"{target}/attn2", _PROJECTIONS),
-        *_norm(f"{block}.norm3", f"{target}/norm3"),
-        *_layer(f"{block}.ff.net.0.proj", f"{target}/ff/expand", linear),
-        *_layer(f"{block}.ff.net.2", f"{target}/ff/contract", linear),
-        *_layer(f"{source}.proj_out", f"{target}/proj_out", projection),
+        *norm(f"{block}.norm3", f"{target}/norm3"),
+        *layer(f"{block}.ff.net.0.proj", f"{target}/ff/expand"),
+        *layer(f"{block}.ff.net.2", f"{target}/ff/contract"),
+        *layer(f"{source}.proj_out", f"{target}/proj_out", projection),
     )
 
 
@@ -99,22 +97,22 @@ def _stage(source: str, target: str, projection: Transform) -> tuple[Row, ...]:
     return (
         *_resnet(f"{source}.resnets.{{j}}", f"{target}/resnets_{{j}}"),
         *_attention(f"{source}.attentions.{{j}}", f"{target}/attentions_{{j}}", projection),
-        *_layer(f"{source}.downsamplers.0.conv", f"{target}/downsample", convolution),
-        *_layer(f"{source}.upsamplers.0.conv", f"{target}/upsample", convolution),
+        *layer(f"{source}.downsamplers.0.conv", f"{target}/downsample", convolution),
+        *layer(f"{source}.upsamplers.0.conv", f"{target}/upsample", convolution),
     )
 
 
 def unet_table(config: UNetConfig) -> tuple[Row, ...]:
     projection = linear if config.use_linear_projection else pointwise
     return (
-        *_layer("time_embedding.linear_1", "time_embedding/linear_1", linear),
-        *_layer("time_embedding.linear_2", "time_embedding/linear_2", linear),
-        *_layer("conv_in", "conv_in", convolution),
+        *layer("time_embedding.linear_1", "time_embedding/linear_1"),
+        *layer("time_embedding.linear_2", "time_embedding/linear_2"),
+        *layer("conv_in", "conv_in", convolution),
         *_stage("down_blocks.{i}", "down_blocks_{i}", projection),
         *_stage("mid_block", "mid_block", projection),
         *_stage("up_blocks.{i}", "up_blocks_{i}", projection),
-        *_norm("conv_norm_out", "conv_norm_out"),
-        *_layer("conv_out", "conv_out", convolution),
+        *norm("conv_norm_out", "conv_norm_out"),
+        *layer("conv_out", "conv_out", convolution),
     )
 
 
@@ -127,21 +125,21 @@ def vae_table(half: str) -> tuple[Row, ...]:
         for row in _projections(f"{middle}.attentions.0", "mid_block/attentions_0", names)
     )
     return (
-        *_layer(f"{half}.conv_in", "conv_in", convolution),
+        *layer(f"{half}.conv_in", "conv_in", convolution),
         *_resnet(f"{half}.down_blocks.{{i}}.resnets.{{j}}", "down_blocks_{i}/resnets_{j}"),
-        *_layer(
+        *layer(
             f"{half}.down_blocks.{{i}}.downsamplers.0.conv",
             "down_blocks_{i}/downsample",
             convolution,
         ),
         *_resnet(f"{half}.up_blocks.{{i}}.resnets.{{j}}", "up_blocks_{i}/resnets_{j}"),
-        *_layer(f"{half}.up_blocks.{{i}}.upsamplers.0.conv", "up_blocks_{i}/upsample", convolution),
+        *layer(f"{half}.up_blocks.{{i}}.upsamplers.0.conv", "up_blocks_{i}/upsample", convolution),
         *_resnet(f"{middle}.resnets.{{j}}", "mid_block/resnets_{j}"),
-        *_norm(f"{middle}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
+        *norm(f"{middle}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
         *projections,
-        *_norm(f"{half}.conv_norm_out", "conv_norm_out"),
-        *_layer(f"{half}.conv_out", "conv_out", convolution),
-        *_layer("quant_conv", "quant_conv", pointwise),
+        *norm(f"{half}.conv_norm_out", "conv_norm_out"),
+        *layer(f"{half}.conv_out", "conv_out", convolution),
+        *layer("quant_conv", "quant_conv", pointwise),
     )
 
 
@@ -151,10 +149,16 @@ _DECODER = ("decoder.*", "post_quant_conv.*")
 # ------------------------------------------------------------------------------------ loading
 
 
+def settings(source: str | os.PathLike) -> StableDiffusionConfig:
+    """Reads the config of a checkpoint, without its weights; see `load`."""
+    source = bundled(source, "stable_diffusion")
+    return read_config(hub.folder(source, _SETTINGS, other_copies(source)))
+
+
 def load(
     source: str | os.PathLike, dtype: DTypeLike | None = None
 ) -> tuple[StableDiffusionConfig, Params]:
-    """Config and parameters of a Stable Diffusion checkpoint, 1.x or 2.x.
+    """Loads config and parameters of a Stable Diffusion checkpoint, 1.x or 2.x.
 
     Where a checkpoint is there in several precisions only one is fetched and read: for float32 the
     plain files, else those in float16.
@@ -172,17 +176,15 @@ def load(
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
+    config = settings(source)  # before gigabytes are fetched
     source = bundled(source, "stable_diffusion")
     dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     variants = ("", "fp16") if dtype.itemsize >= 4 else ("fp16", "")
-    # Before gigabytes are fetched.
-    config = read_config(hub.folder(source, _SETTINGS, other_copies(source)))
     directory = _fetch(source, variants)
 
     def component(name: str, rows: Sequence[Row], shapes: Params, ignore: Sequence[str]) -> Params:
-        tensors = checkpoints.read_tensors(directory / name, STEMS[name], variants, ignore)
-        tree = checkpoints.convert(tensors, rows, shapes, source=directory / name)
-        return checkpoints.cast(tree, dtype)
+        options = {"stem": STEMS[name], "variants": variants, "ignore": ignore}
+        return checkpoints.load(directory / name, rows, shapes, dtype, **options)
 
     return config, {
         "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
@@ -212,7 +214,7 @@ def _fetch(source: str | os.PathLike, variants: Sequence[str]) -> Path:
 
 
 def other_copies(source: str | os.PathLike) -> str:
-    """The way out where the hub does not answer for `source`, for `hub.folder`."""
+    """Says the way out where the hub does not answer for `source`, for `hub.folder`."""
     copies = ", ".join(copy for copy in _COPIES if copy != str(source))
     return (
         f"give another copy, such as {copies}, or a local folder in the layout of diffusers, "

@@ -12,33 +12,34 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
+from dsolo_jax.attention.common import Squares, block_names, weigh
 from dsolo_jax.attention.dino.config import DinoConfig
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.transformer import (
     Block,
-    attend,
-    attention_rows,
-    by_rows,
     cubic_weights,
     layer_norm,
+    patch_maps,
     patchify,
     precision,
 )
-from dsolo_jax.utils.checks import choose
 
 # ImageNet's, with which all of them were trained. (The preprocessor_config.json of some DINO
 # checkpoints on the hub says 0.5 instead.)
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
+LAYERS = ("-1",)
+
 _AFFINITY = "affinity"
 _GAMMA, _BETA = 3.0, 1.2
 
 
 def affinity(features: Float[Array, "B N D"]) -> Float[Array, "B N N"]:
-    """ProxyCLIP's affinity of patches, in float32; rows sum to one.
+    """Computes ProxyCLIP's affinity of patches, in float32; rows sum to one.
 
         A = softmax over j of γ (S_ij - β mean(S)) where that is not negative,  γ = 3, β = 1.2
 
@@ -79,7 +80,7 @@ class _Tower(nn.Module):
 
     @nn.compact
     def __call__(
-        self, pixels: Float[Array, "B H W 3"], weights: dict[str, Float[Array, ""]]
+        self, pixels: Float[Array, "B H W 3"], weights: dict[str, float]
     ) -> tuple[Float[Array, "B N N"], Float[Array, "B N D"]]:
         """Weighted sum of the maps of the layers in `weights`, and the last patch features."""
         config, width, p = self.config, self.config.hidden_size, self.config.patch_size
@@ -98,50 +99,45 @@ class _Tower(nn.Module):
         x = patches.astype(kernel.dtype) @ kernel.reshape(-1, width) + bias
         x = x + _resample_positions(table[:, 1:], h, w, config.model_type).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (b, *first.shape[1:])), x], axis=1)
-        skip, size = first.shape[1], x.shape[1]
-
-        total = 0
-        for i in range(config.num_hidden_layers):
-            block = Block(config, config.qkv_bias, config.layer_scale, name=f"blocks_{i}")
-            q, k, v = block.heads(x)
-            if str(i) in weights:
-                rows = by_rows(partial(_patch_rows, key=k, skip=skip), q[:, :, skip:], size)
-                total = total + weights[str(i)] * rows
-            x = block.finish(x, by_rows(partial(attend, key=k, value=v), q, size))
+        skip = first.shape[1]
+        blocks = {
+            str(i): Block(config, config.qkv_bias, config.layer_scale, name=f"blocks_{i}")
+            for i in range(config.num_hidden_layers)
+        }
+        total, x = patch_maps(blocks, x, weights, skip)
         features = layer_norm(config.layer_norm_eps, "norm_post")(x)[:, skip:]
         if _AFFINITY in weights:
             total = total + weights[_AFFINITY] * affinity(features)
         return total, features.astype(x.dtype)
 
 
-def _patch_rows(
-    query: Float[Array, "B K n d"], key: Float[Array, "B K S d"], skip: int
-) -> Float[Array, "B n N"]:
-    return attention_rows(query, key)[..., skip:]
-
-
 # ------------------------------------------------------------------------------------ public
 
 
 def parameter_shapes(config: DinoConfig) -> dict[str, Any]:
-    """The tree of parameters, as `jax.ShapeDtypeStruct`s."""
+    """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
     tower, pixels = _Tower(config), jnp.zeros((1, config.patch_size, config.patch_size, 3))
     return jax.eval_shape(lambda: tower.init(jax.random.key(0), pixels, {}))["params"]
 
 
-def layer_names(config: DinoConfig) -> tuple[str, ...]:
-    """What `self_attention` may be asked for: blocks, the same from the end, "affinity"."""
-    count = config.num_hidden_layers
-    return (*map(str, range(count)), *map(str, range(-1, -count - 1, -1)), _AFFINITY)
+def layer_names(config: DinoConfig) -> dict[str, str]:
+    """Maps what `self_attention` may be asked for to a layer's own name, see `block_names`."""
+    return block_names(config.num_hidden_layers, [_AFFINITY])
+
+
+def squares(config: DinoConfig) -> Squares:
+    """Says how the tower takes pictures: by default the size nearest to 512 pixels."""
+    patch = config.patch_size
+    return Squares(patch, patch, patch * round(512 / patch))
 
 
 # Two functions, so that XLA drops what the other one needs.
 
 
-@partial(jax.jit, static_argnames=("config",))
+@partial(jax.jit, static_argnames=("config", "weights"))
 def _self_attention(params, config, pixels, weights) -> Float[Array, "B N N"]:
     with precision(params["patch_kernel"]):
-        total, _ = _Tower(config).apply({"params": params}, pixels, weights)
+        total, _ = _Tower(config).apply({"params": params}, pixels, dict(weights))
     return total / total.sum(axis=-1, keepdims=True)
 
 
@@ -156,12 +152,13 @@ def self_attention(
     config: DinoConfig,
     pixels: Float[Array, "B H W 3"],
     *,
-    layers: Sequence[str] = ("-1",),
+    layers: Sequence[str] = LAYERS,
     weights: Sequence[float] | None = None,
 ) -> Float[Array, "B N N"]:
-    """Patch-to-patch attention: weighted mean over layers, mean over heads, float32.
+    """Computes patch-to-patch attention: weighted mean over layers, mean over heads, float32.
 
-    Maps come in blocks of rows: beside A, one block of all heads is in memory, whatever N.
+    Maps come in blocks of rows: beside A, one block of all heads is in memory, whatever N. Has
+    derivatives in `params` and `pixels`.
 
     Args:
         params, config: as `load` gives them.
@@ -180,32 +177,19 @@ def self_attention(
         ValueError: an unknown layer; no layer; weights that do not fit them; pixels of another
             shape or H or W no multiple of the patch size.
     """
-    return _self_attention(params, config, pixels, _merge(config, layers, weights))
+    return _self_attention(params, config, pixels, weigh(layers, weights, layer_names(config)))
 
 
-def _merge(
-    config: DinoConfig, layers: Sequence[str], weights: Sequence[float] | None
-) -> dict[str, float]:
-    """The weight of each layer, blocks numbered from the start."""
-    for layer in layers:
-        choose("layer", layer, layer_names(config))
-    weights = [1.0] * len(layers) if weights is None else list(weights)
-    if len(weights) != len(layers) or not sum(weights) > 0 or min(weights) < 0:
-        raise ValueError(
-            f"weights {weights} for layers {list(layers)}: wanted at least one layer, and for each "
-            "a weight of at least 0, not all 0"
-        )
-    merged: dict[str, float] = {}
-    for layer, weight in zip(layers, weights, strict=True):
-        name = layer if layer == _AFFINITY else str(int(layer) % config.num_hidden_layers)
-        merged[name] = merged.get(name, 0.0) + weight
-    return merged
+def graph(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
+    """Normalises pixels in 0..1 and asks `self_attention`, see `attention.common`."""
+    mean, std = np.array([MEAN, STD], np.float32)
+    return self_attention(params, config, (pixels - mean) / std, layers=layers, weights=weights)
 
 
 def patch_features(
     params: Params, config: DinoConfig, pixels: Float[Array, "B H W 3"]
 ) -> Float[Array, "B h w D"]:
-    """The last patch features, after the final layer norm; `pixels` as for `self_attention`.
+    """Computes the last patch features, after the final norm; `pixels` as for `self_attention`.
 
     Raises:
         ValueError: pixels of another shape, or H or W no multiple of the patch size.
