@@ -13,12 +13,26 @@ from dsolo_jax.images import decode_image, decode_labels
 IGNORE = 255
 
 
+class Encoded(NamedTuple):
+    """One example as stored, with the names errors give its two parts."""
+
+    image: bytes
+    labels: bytes
+    image_name: str
+    labels_name: str
+
+
 class Pair(NamedTuple):
     """Files of one example."""
 
     id: str
     image: Path
     labels: Path
+
+    def encoded(self, label_bytes: Callable[[Path], bytes] = Path.read_bytes) -> Encoded:
+        """The example as its files hold it; the label map by `label_bytes`."""
+        image, labels = self.image.read_bytes(), label_bytes(self.labels)
+        return Encoded(image, labels, str(self.image), str(self.labels))
 
 
 class Found(NamedTuple):
@@ -34,15 +48,6 @@ class Found(NamedTuple):
     splits: dict[str, list[Pair]]
     official: dict[str, int]
     absent: Sequence[str] = ()
-
-
-class Encoded(NamedTuple):
-    """One example as stored, with the names errors give its two parts."""
-
-    image: bytes
-    labels: bytes
-    image_name: str
-    labels_name: str
 
 
 @dataclasses.dataclass(frozen=True)

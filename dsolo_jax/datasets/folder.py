@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded, Pair
+from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Pair
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.layouts import named
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
@@ -45,10 +45,6 @@ def load_folder(
     pairs = matched(Path(images).expanduser(), Path(labels).expanduser())
     ignored = IGNORE if len(words) <= IGNORE else 65535
 
-    def encoded(index: int) -> Encoded:
-        _, image, label_map = pairs[index]
-        return Encoded(image.read_bytes(), label_map.read_bytes(), str(image), str(label_map))
-
     return Dataset(
         name="folder",
         names=parse(words).classes,
@@ -57,7 +53,7 @@ def load_folder(
         label_table=shifted_labels(
             len(words), offset=label_offset, ignore_stored=ignore, ignore=ignored
         ),
-        encoded=encoded,
+        encoded=lambda index: pairs[index].encoded(),
         hint=f"{classes} has {len(words)} classes, ignore is {ignore}, label_offset {label_offset}",
         protocol=protocol,
         ignore=ignored,

@@ -68,20 +68,22 @@ def prepare(
     """
     place = directory(benchmark, data_dir)
     if place.exists() and not overwrite:
-        _check_labels(benchmark, place, labels)
+        coding = _read(place)[1].labels
+        if labels not in (None, coding):
+            raise ValueError(
+                f"{place} was prepared from {coding} label maps, wanted {labels}: --overwrite it, "
+                "or choose another --data_dir"
+            )
+        benchmark.label_table(coding, PROTOCOLS[benchmark.name])  # raises if it cannot be had
         return False
     found = benchmark.collection.find(source, labels)
     table = benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])
 
     def examples(split: str, pairs: list[Pair]) -> Iterator[dict[str, Any]]:
         for pair in progress(pairs, len(pairs), f"{benchmark.collection.name} {split}"):
-            image, label_map = (
-                pair.image.read_bytes(),
-                benchmark.collection.label_bytes(pair.labels),
-            )
-            encoded = Encoded(image, label_map, str(pair.image), str(pair.labels))
+            encoded = pair.encoded(benchmark.collection.label_bytes)
             decode(encoded, table, benchmark.collection.hint)
-            yield {"id": pair.id, "image": image, "labels": label_map}
+            yield {"id": pair.id, "image": encoded.image, "labels": encoded.labels}
 
     build(
         place,
@@ -163,25 +165,12 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version(VERSION)
     url_infos = None  # nothing is downloaded; in an installed package TFDS would look for a list
 
-    def __init__(
-        self,
-        data_dir: str,
-        name: str,
-        splits: Mapping[str, Examples],
-        description: str,
-        features: Mapping[str, tfds.features.FeatureConnector],
-        metadata: Mapping[str, Any],
-    ):
-        self.name, self._splits = name, splits
-        self._said = {
-            "description": description,
-            "features": tfds.features.FeaturesDict(features),
-            "metadata": tfds.core.MetadataDict(metadata, ids={split: [] for split in splits}),
-        }
+    def __init__(self, data_dir: str, name: str, splits: Mapping[str, Examples], **info: Any):
+        self.name, self._splits, self._given = name, splits, info
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(builder=self, disable_shuffling=True, **self._said)
+        return tfds.core.DatasetInfo(builder=self, disable_shuffling=True, **self._given)
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         return {split: self._generate_examples(split) for split in self._splits}
@@ -219,13 +208,21 @@ def build(
         "id": tfds.features.Text(),
         "image": tfds.features.Image(shape=(None, None, 3)),
         "labels": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-    } | dict(features or {})
+        **(features or {}),
+    }
     tfds.disable_progress_bar()
     root.mkdir(parents=True, exist_ok=True)
     for left in root.glob(f".{name}_*"):
         shutil.rmtree(left)
     with tempfile.TemporaryDirectory(prefix=f".{name}_", dir=root) as scratch:
-        builder = _Builder(scratch, name, splits, description, record, metadata)
+        builder = _Builder(
+            scratch,
+            name,
+            splits,
+            description=description,
+            features=tfds.features.FeaturesDict(record),
+            metadata=tfds.core.MetadataDict(metadata, ids={split: [] for split in splits}),
+        )
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # its talk of downloads
                 builder.download_and_prepare(download_dir=scratch)
@@ -240,17 +237,6 @@ def build(
         if place.exists():
             place.rename(Path(scratch) / "older")
         written.rename(place)
-
-
-def _check_labels(benchmark: Benchmark, place: Path, labels: str | None) -> None:
-    """What is prepared must be what is asked for."""
-    found = _read(place)[1].labels
-    if labels not in (None, found):
-        raise ValueError(
-            f"{place} was prepared from {found} label maps, wanted {labels}: --overwrite it, or "
-            "choose another --data_dir"
-        )
-    benchmark.label_table(found, PROTOCOLS[benchmark.name])
 
 
 # ---- reading -------------------------------------------------------------------------------------
