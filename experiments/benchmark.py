@@ -2,7 +2,8 @@
 
 python -m experiments.benchmark --stage=all --output=benchmark.json
 
-A ratio is ours over the baseline's. Shared machines drift: trust ratios, not seconds.
+A ratio is ours over the baseline's. Shared machines drift: trust ratios, not seconds. Baselines in
+torch need what the extra `test` installs; without it a line says so, and their columns are empty.
 """
 
 import importlib
@@ -17,19 +18,21 @@ from dsolo_jax.utils.files import write_json
 from experiments import common
 
 STAGES = (
-    "solver",
-    "upsample",
-    "clip",
-    "text",
-    "convolution",
-    "vae",
-    "unet",
-    "dino",
-    "pipeline",
-    "memory",
-    "shapes",
-    "host",
-)
+    "solver", "upsample", "clip", "text", "convolution", "vae", "unet", "dino", "pipeline",
+    "memory", "shapes", "host",
+)  # fmt: skip
+
+# What a row says after its seconds, of the columns that it has.
+_COLUMNS = {
+    "baseline": "{ratio:6.3f} x {baseline} ({baseline_seconds:.5f} s)",
+    "flops": "{flops:.3g} FLOP",
+    "temporary_bytes": "{temporary_bytes:.3g} bytes",
+    "share_of_peak": "{share_of_peak:.1%} of peak",
+    "pictures_per_second": "{pictures_per_second:.3f} pictures/s",
+    "squares": "{squares:.2f} N^2 floats (XLA: {xla_squares:.2f})",
+    "programs": "{programs} programs",
+    "padding": "{padding:+.1%} work",
+}
 
 _STAGE = flags.DEFINE_enum("stage", "all", ["all", *STAGES], "What to time.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON to write.")
@@ -46,28 +49,13 @@ def main() -> None:
 
 
 def line(row: dict) -> str:
-    """A row as text; a baseline whose library is not installed leaves its columns empty."""
-    text = f"{row['stage']:11} {row['case']:44} {row['seconds']:10.5f} s"
-    if row.get("baseline_seconds"):
-        text += f"  {row['ratio']:6.3f} x {row['baseline']} ({row['baseline_seconds']:.5f} s)"
-    if row.get("flops"):
-        text += f"  {row['flops'] / 1e9:.2f} GFLOP"
-    if row.get("temporary_bytes"):
-        text += f"  {row['temporary_bytes'] / 2**20:.0f} MiB"
-    if row.get("share_of_peak"):
-        text += f"  {row['share_of_peak']:.1%} of peak"
-    if row.get("pictures_per_second"):
-        text += f"  {row['pictures_per_second']:.3f} pictures/s"
-    if row.get("squares"):
-        text += f"  {row['squares']:.2f} N^2 floats (XLA: {row['xla_squares']:.2f})"
-    if row.get("programs"):
-        text += f"  {row['programs']} programs"
-    if "padding" in row:
-        text += f"  {row['padding']:+.1%} work"
-    return text
+    """Writes a row as text; what it does not know is left out."""
+    known = [text.format_map(row) for name, text in _COLUMNS.items() if row.get(name) is not None]
+    return "  ".join([f"{row['stage']:11} {row['case']:44} {row['seconds']:10.5f} s", *known])
 
 
 def machine() -> dict:
+    """Says what was measured on."""
     return {
         "device": jax.devices()[0].device_kind,
         "cores": os.cpu_count(),

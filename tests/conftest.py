@@ -101,8 +101,8 @@ def private_cache(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
-    """What experiments.demo writes: pictures, labels, classes.txt and a CLIP that knows colours."""
-    from experiments.demo import write
+    """Pictures, labels, classes.txt and a CLIP that knows colours, see `oracles.colours`."""
+    from tests.oracles.colours import write
 
     folder = tmp_path_factory.mktemp("demo")
     write(folder, num_pictures=5)

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from dsolo_jax import images
+from dsolo_jax.clip import VIT_B16
 
 
 def encoded(image, kind="PNG", **options):
@@ -241,6 +242,6 @@ def test_normalisation_is_that_of_transformers():
     processor = transformers.CLIPImageProcessorPil(do_resize=False, do_center_crop=False)
     pixels = noise(16, 32)
     expected = processor(Image.fromarray(pixels), return_tensors="np")["pixel_values"][0]
-    ours = images.normalise(pixels)
+    ours = images.normalise(pixels, VIT_B16.image_mean, VIT_B16.image_std)
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours.transpose(2, 0, 1), expected, rtol=1e-5, atol=1e-5)

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from dsolo_jax import solver
-from dsolo_jax.solver.products import backward, forward
-from experiments.benchmarks.timing import compare, xla_account
+from dsolo_jax.solver.fixed_point import backward, forward
+from experiments.benchmarks.timing import rows, xla_account
 
 _SIDES = (32, 64)
 _CLASSES = (21, 150)
@@ -21,15 +21,19 @@ def run() -> Iterator[dict]:
         for classes in _CLASSES:
             f, transition, cost = _problem(side, classes)
             case = f"N={side**2} C={classes}"
-            yield _against_products(f"markov step {case}", _markov, _bare_markov, f, transition)
-            yield _against_products(f"sinkhorn round {case}", _sinkhorn, _bare_sinkhorn, f, cost)
+            yield from _against_products(
+                f"markov step {case}", _markov, _bare_markov, f, transition
+            )
+            yield from _against_products(
+                f"sinkhorn round {case}", _sinkhorn, _bare_sinkhorn, f, cost
+            )
     for side in _SIDES:
         f, transition, cost = _problem(side, 21)
         for name, method, matrix in (
             ("markov", _markov, transition),
             ("sinkhorn", _sinkhorn, cost),
         ):
-            yield _against_batch(f"{name} N={side**2} C=21", method, f, matrix)
+            yield from _against_batch(f"{name} N={side**2} C=21", method, f, matrix)
 
 
 def _problem(side: int, classes: int) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -65,31 +69,19 @@ def _bare_sinkhorn(f, kernel):
     return jax.lax.fori_loop(0, _STEPS, lambda _, f: forward(backward(f, kernel), kernel), f)
 
 
-def _against_products(case: str, ours: Callable, bare: Callable, f, matrix) -> dict:
-    seconds = compare({"ours": lambda: ours(f, matrix), "bare": lambda: bare(f, matrix)})
-    return {
-        "stage": "solver",
-        "case": case,
-        "seconds": seconds["ours"] / _STEPS,
-        "baseline": "bare products",
-        "baseline_seconds": seconds["bare"] / _STEPS,
-        "ratio": seconds["ours"] / seconds["bare"],
-        **xla_account(ours, f, matrix),
-    }
+def _against_products(case: str, ours: Callable, bare: Callable, f, matrix) -> list[dict]:
+    jobs = {"ours": lambda: ours(f, matrix), "bare products": lambda: bare(f, matrix)}
+    return rows("solver", case, jobs, scale=1 / _STEPS, **xla_account(ours, f, matrix))
 
 
-def _against_batch(case: str, method: Callable, f, matrix) -> dict:
+def _against_batch(case: str, method: Callable, f, matrix) -> list[dict]:
+    """Of a batch, its pictures one after the other, and all of them at once."""
     batched = jax.jit(jax.vmap(method))
     fs, matrices = (jnp.stack([x] * _BATCH) for x in (f, matrix))
-    seconds = compare(
-        {"one": lambda: method(f, matrix), "batch": lambda: batched(fs, matrices)}, repeats=5
-    )
-    return {
-        "stage": "solver",
-        "case": f"{case}, a picture alone",
-        "seconds": seconds["one"] / _STEPS,
-        "baseline": f"in a batch of {_BATCH}",
-        "baseline_seconds": seconds["batch"] / _BATCH / _STEPS,
-        "ratio": seconds["one"] / (seconds["batch"] / _BATCH),
-        **xla_account(batched, fs, matrices),
+    jobs = {
+        "ours": lambda: [method(f, matrix) for _ in range(_BATCH)],
+        f"in a batch of {_BATCH}": lambda: batched(fs, matrices),
     }
+    account = xla_account(batched, fs, matrices)
+    case, scale = f"{case}, pictures alone", 1 / _STEPS / _BATCH
+    return rows("solver", case, jobs, repeats=5, scale=scale, **account)

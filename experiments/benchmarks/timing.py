@@ -2,11 +2,17 @@
 
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from dsolo_jax.checkpoints import Params
 
 # Dense bfloat16 products, FLOP/s, of the makers' data sheets, by jax's device_kind.
 _PEAK = {
@@ -88,22 +94,64 @@ def _leaves(params: dict[str, Any]) -> list[Any]:
     return [leaf for group in values for leaf in group]
 
 
+def random_params(shapes: Params, dtype: DTypeLike = jnp.float32) -> Params:
+    """Kernels of variance 1 / fan-in, which keep activations finite; norms and biases as at first.
+
+    Args:
+        shapes: nested dicts of `jax.ShapeDtypeStruct`s.
+    """
+    random = np.random.default_rng(0)
+
+    def leaf(path: tuple, shape: tuple[int, ...]) -> jax.Array:
+        if len(shape) == 1:
+            return jnp.full(shape, float(path[-1].key == "scale"), dtype)
+        values = random.standard_normal(shape, np.float32)
+        return jnp.asarray(values / np.float32(math.sqrt(math.prod(shape[:-1]))), dtype)
+
+    return jax.tree_util.tree_map_with_path(lambda path, x: leaf(path, x.shape), shapes)
+
+
 def share_of_peak(flops: float, seconds: float) -> float | None:
     """Of the device's dense bfloat16 peak; None for a device that is not in the table."""
     peak = _PEAK.get(jax.devices()[0].device_kind)
     return peak and flops / seconds / peak
 
 
-def beside(row: dict[str, Any], seconds: dict[str, float]) -> list[dict[str, Any]]:
-    """The row of "ours" once for each baseline in `seconds`; alone if there is none."""
-    row = row | {"seconds": seconds["ours"]}
-    baselines = [name for name in seconds if name != "ours"]
-    return [
-        row
-        | {
-            "baseline": name,
-            "baseline_seconds": seconds[name],
-            "ratio": seconds["ours"] / seconds[name],
-        }
-        for name in baselines
-    ] or [row]
+def rows(
+    stage: str,
+    case: str,
+    jobs: dict[str, Callable[[], Any]],
+    *,
+    repeats: int = 7,
+    scale: float = 1.0,
+    **columns: Any,
+) -> list[dict[str, Any]]:
+    """Times the job "ours" beside each other one: a row for each, or one alone if there is none.
+
+    Args:
+        scale: what the seconds are multiplied by.
+        columns: what else the rows say; of "flops" also the share of the device's peak.
+    """
+    seconds = {name: scale * s for name, s in compare(jobs, repeats=repeats).items()}
+    ours = seconds.pop("ours")
+    row = {"stage": stage, "case": case, "seconds": ours, **columns}
+    if "flops" in columns:
+        row["share_of_peak"] = share_of_peak(scale * columns["flops"], ours)
+    return [row | beside(ours, name, theirs) for name, theirs in seconds.items()] or [row]
+
+
+def beside(ours: float, baseline: str, theirs: float) -> dict[str, Any]:
+    """The columns of a baseline; a ratio is ours over the baseline's seconds."""
+    return {"baseline": baseline, "baseline_seconds": theirs, "ratio": ours / theirs}
+
+
+def torch_jobs(name: str, *arguments: Any) -> dict[str, Callable[[], Any]]:
+    """Makes the jobs of `tests.oracles.baselines` by that name; none, and it says so, where torch
+    or another of their libraries is missing, or has no device like jax's."""
+    try:
+        from tests.oracles import baselines
+
+        return getattr(baselines, name)(*arguments)
+    except (ImportError, NotImplementedError) as error:
+        print(f"{name} without its torch baseline: {error}", file=sys.stderr)
+        return {}

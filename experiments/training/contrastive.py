@@ -61,7 +61,7 @@ def init(config: ClipConfig, pictures: UInt8[np.ndarray, "n S S 3"], key: jax.Ar
     """
     params = flatten(clip.init(config, key))
     vision = config.vision
-    params["vision/patch_kernel"] = _whitening(pictures, vision.patch_size, vision.hidden_size, key)
+    params["vision/patch_kernel"] = _whitening(pictures, config, key)
     side = vision.image_size // vision.patch_size
     params["vision/positions"] = _sines(side, vision.hidden_size)
     for path in list(params):
@@ -76,9 +76,11 @@ def init(config: ClipConfig, pictures: UInt8[np.ndarray, "n S S 3"], key: jax.Ar
     return unflatten(params)
 
 
-def _whitening(pictures, patch: int, width: int, key: jax.Array) -> Float[Array, "P P 3 W"]:
+def _whitening(pictures, config: ClipConfig, key: jax.Array) -> Float[Array, "P P 3 W"]:
+    patch, width = config.vision.patch_size, config.vision.hidden_size
     size = pictures.shape[1] // patch * patch
-    normalised = images.normalise(pictures[:, :size, :size])
+    cropped = pictures[:, :size, :size]
+    normalised = images.normalise(cropped, config.image_mean, config.image_std)
     flat = np.asarray(clip.patchify(jnp.asarray(normalised), patch)).reshape(-1, patch * patch * 3)
     variances, directions = np.linalg.eigh(np.cov(flat, rowvar=False))
     top = np.argsort(variances)[::-1][:width]
@@ -204,7 +206,7 @@ def _encode(
         config, vision=dataclasses.replace(config.vision, image_size=pictures.shape[1])
     )
     pixels = jnp.clip(pictures.astype(jnp.float32) / 255 * light[:, None, None], 0, 1)
-    pixels = (pixels - jnp.array(images.CLIP_MEAN)) / jnp.array(images.CLIP_STD)
+    pixels = (pixels - jnp.array(config.image_mean)) / jnp.array(config.image_std)
     moved = params | {"vision": vision | {"positions": positions}}
     return clip.encode_image(moved, smaller, pixels, start=start)
 

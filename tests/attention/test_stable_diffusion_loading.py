@@ -208,6 +208,15 @@ def test_pickled_weights_are_refused(folder):
         load(folder)
 
 
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_that_are_not_finite_are_named(folder, name):
+    path = _weights(folder, name)
+    bad = max(safetensors.numpy.load_file(path), key=lambda key: "conv_out" in key or "fc1" in key)
+    _rewrite(path, lambda key, x: (key, x * np.float32(np.inf if key == bad else 1)))
+    with pytest.raises(ValueError, match=f"{name} (?s:.*)1 problems(?s:.*)not finite .*: {bad}"):
+        load(folder)
+
+
 def test_a_vae_of_another_depth_is_named(folder):
     _edit(folder / "vae" / "config.json", layers_per_block=1)
     with pytest.raises(

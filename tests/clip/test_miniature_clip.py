@@ -36,7 +36,12 @@ def test_transformers_gives_the_same_embeddings(loaded, examples):
     tokenizer = CLIPTokenizer.from_pretrained(FOLDER)
     theirs = tokenizer(list(TEXTS), padding="max_length", max_length=tokens.shape[1])
     np.testing.assert_array_equal(theirs.input_ids, tokens)
-    pixels = np.stack([images.normalise(picture) for picture in examples.pictures[:3]])
+    pixels = np.stack(
+        [
+            images.normalise(picture, config.image_mean, config.image_std)
+            for picture in examples.pictures[:3]
+        ]
+    )
     with torch.no_grad():
         model = CLIPModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
         wanted = model(torch.tensor(tokens).long(), torch.tensor(pixels.transpose(0, 3, 1, 2)))
@@ -64,5 +69,7 @@ def test_it_is_small_and_says_what_it_is():
     content = json.loads((FOLDER / "config.json").read_text())
     assert content["model_type"] == "clip"
     card = (FOLDER / "README.md").read_text()
-    assert all(said in card for said in ("apache-2.0", "experiments.training.train_clip", "validation"))
+    assert all(
+        said in card for said in ("apache-2.0", "experiments.training.train_clip", "validation")
+    )
     assert (FOLDER / "training.csv").is_file()

@@ -1,55 +1,75 @@
-"""segment, demo and benchmark from the command line."""
+"""The benchmark and the random checkpoints from the command line."""
 
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from PIL import Image
-from running import run
+from running import driver
+
+import dsolo_jax as dsolo
+from experiments.benchmarks import timing
+
+benchmark = driver("benchmark")
 
 
-def test_segment_draws_an_overlay_with_a_legend(demo, tmp_path):
-    done = run(
-        "segment",
-        f"--image={demo}/images/scene_0.png",
-        "--classes=sky; grass; lemon; tomato, cherry; snow; coal; plum; carrot",
-        f"--clip={demo}/clip",
-        "--attention=clip",
-        "--method=kl",
-        f"--output={tmp_path}/overlay.png",
+def test_a_row_says_what_it_knows():
+    row = {"stage": "vae", "case": "512x512", "seconds": 0.5, "share_of_peak": None}
+    assert benchmark.line(row).split() == ["vae", "512x512", "0.50000", "s"]
+    row |= timing.beside(0.5, "torch", 2.0) | {"padding": 0.0, "programs": 14}
+    assert benchmark.line(row).endswith("0.250 x torch (2.00000 s)  14 programs  +0.0% work")
+
+
+def test_rows_are_one_for_each_baseline():
+    jobs = {"ours": lambda: None, "bare": lambda: None, "torch": lambda: None}
+    rows = timing.rows("solver", "case", jobs, repeats=2, scale=0.5, programs=3)
+    assert [row["baseline"] for row in rows] == ["bare", "torch"]
+    for row in rows:
+        assert row["ratio"] == row["seconds"] / row["baseline_seconds"] and row["programs"] == 3
+    [alone] = timing.rows("solver", "case", {"ours": jobs["ours"]}, repeats=2)
+    assert alone.keys() == {"stage", "case", "seconds"}
+
+
+def test_a_missing_torch_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "tests.oracles.baselines", raising=False)
+    assert timing.torch_jobs("clip", None, None) == {}
+    assert "clip without its torch baseline: import of torch" in capsys.readouterr().err
+
+
+def test_the_torch_baseline_of_the_solver_does_what_ours_does():
+    """A chain with neighbours and a few far links, some of whose patches are never reached."""
+    torch = pytest.importorskip("torch")
+    from tests.oracles.baselines import robust_velocity
+
+    readings, random = dsolo.Readings(), np.random.default_rng(0)
+    cosines = random.normal(0.2, 0.05, (2, 5, 36)).astype(np.float32)
+    attention = np.exp(-np.abs(np.subtract.outer(np.arange(36), np.arange(36))) / 2.0)
+    attention = np.stack([attention, attention * random.uniform(size=(36, 36))])
+    attention = (attention / attention.sum(-1, keepdims=True)).astype(np.float32)
+    presence = random.normal(0.2, 0.05, (2, 5)).astype(np.float32)
+    found = robust_velocity(*map(torch.tensor, (cosines, attention, presence)), readings)
+    wanted = jax.vmap(dsolo.discrepancy)(*map(jnp.asarray, (cosines, attention, presence)))
+    np.testing.assert_allclose(found.numpy(), wanted, atol=2e-4)
+
+
+def test_a_random_clip_is_written_and_needs_a_tokenizer(tiny_clip, tmp_path):
+    command = [sys.executable, "-m", "tests.oracles.random_checkpoint"]
+    refused = subprocess.run(
+        [*command, "--tokenizer=nowhere", f"--output_dir={tmp_path}/no"],
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, done.stderr
-    *lines, stages, _ = done.stdout.splitlines()
-    shares = dict(line.rsplit(maxsplit=1) for line in lines)
-    assert all(stage in stages for stage in ("loading", "CLIP", "solver", "pixels"))
-    truth = np.bincount(np.asarray(Image.open(demo / "labels" / "scene_0.png")).ravel())
-    assert float(shares["sky"].rstrip("%")) / 100 == pytest.approx(truth[0] / truth.sum(), abs=0.05)
-    overlay, picture = (
-        Image.open(p) for p in (tmp_path / "overlay.png", demo / "images" / "scene_0.png")
-    )
-    assert overlay.height > picture.height  # the legend
+    assert refused.returncode == 1 and "nowhere holds no tokenizer" in refused.stderr
+    assert not (tmp_path / "no").exists()
 
+    from tests.oracles.random_checkpoint import write_clip
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--classes=sky; sky"], "class 'sky' is given twice"),
-        (["--classes=sky", "--image=nowhere.png"], "nowhere.png"),
-        (["--classes=sky", "--layers=12"], "unknown layer of clip '12'"),
-    ],
-)
-def test_segment_says_what_is_wrong(flags, message, demo, tmp_path):
-    done = run(
-        "segment",
-        f"--image={demo}/images/scene_0.png",
-        f"--clip={demo}/clip",
-        "--attention=clip",
-        f"--output={tmp_path}/overlay.png",
-        *flags,
-    )
-    assert done.returncode == 1 and message in done.stderr and "Traceback" not in done.stderr
-    assert not (tmp_path / "overlay.png").exists()
-
-
-def test_a_random_clip_without_a_tokenizer_is_refused(tmp_path):
-    done = run("random_clip", "--tokenizer=nowhere", f"--output_dir={tmp_path}/clip")
-    assert done.returncode == 1 and "nowhere holds none of tokenizer.json" in done.stderr
-    assert not (tmp_path / "clip").exists()
+    config, _ = dsolo.clip.load(tiny_clip)
+    write_clip(tmp_path / "clip", config, tiny_clip, seed=1)
+    found, params = dsolo.clip.load(tmp_path / "clip")
+    assert found == config and json.loads((tmp_path / "clip" / "vocab.json").read_text())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))

@@ -1,27 +1,20 @@
-"""Writes a folder to try everything on without a download: pictures, labels, and a CLIP.
+"""Coloured scenes with labels, and a CLIP set by hand that knows eight colours and nothing else.
 
-python -m experiments.demo --output_dir=demo
-
-The CLIP is not trained: its weights are set by hand so that it knows eight things by their colour
-and nothing else. Its files are in the hub's formats and are read like any real checkpoint's.
+Its files are in the hub's formats and are read like any real checkpoint's.
 """
 
+import json
 from pathlib import Path
 
 import jax
 import numpy as np
-from absl import flags
 from PIL import Image, ImageDraw
-from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors
-from tokenizers.models import WordLevel
 
 from dsolo_jax import clip, images
 from dsolo_jax.checkpoints import flatten, unflatten
+from dsolo_jax.templates import IMAGENET_TEMPLATES
 from dsolo_jax.utils.files import atomic
-from experiments import common
-
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "demo", "Folder to write.")
-_PICTURES = flags.DEFINE_integer("pictures", 8, "How many.", lower_bound=1)
+from experiments.training.tokenizer import write_tokenizer
 
 COLOURS = {
     "tomato": (200, 40, 40),
@@ -35,12 +28,6 @@ COLOURS = {
 }
 CLASSES = ("sky", "grass", "lemon", "tomato, cherry", "snow", "coal", "plum", "carrot")
 _SYNONYMS = {"cherry": "tomato"}
-
-
-def main() -> None:
-    folder = Path(_OUTPUT_DIR.value).expanduser()
-    write(folder, _PICTURES.value)
-    print(f"{_PICTURES.value} pictures, their labels and a CLIP that knows eight colours: {folder}")
 
 
 def write(folder: Path, num_pictures: int) -> None:
@@ -86,15 +73,16 @@ def write_clip(folder: Path) -> None:
     """
     count, width = len(COLOURS), 8 + 2 * len(COLOURS)
     words = [*COLOURS, *_SYNONYMS]
-    vocabulary = ["<|startoftext|>", "<|endoftext|>", "[UNK]", *words]
+    size = write_tokenizer(folder, [*words, *IMAGENET_TEMPLATES], 10_000, 77)
+    vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
     config = clip.ClipConfig(
         vision=clip.VisionConfig(width, count, 2, 1, image_size=112, patch_size=16),
-        text=clip.TextConfig(len(vocabulary), width, count, 2, 1, eos_token_id=1),
+        text=clip.TextConfig(size, width, count, 2, 1, eos_token_id=size - 1),
         projection_dim=count + 1,
     )
     axes = np.concatenate([np.zeros((count, 8)), np.eye(count), -np.eye(count)], axis=1)
     colours = np.array(
-        [(np.array(c) / 255 - images.CLIP_MEAN) / images.CLIP_STD for c in COLOURS.values()]
+        [(np.array(c) / 255 - config.image_mean) / config.image_std for c in COLOURS.values()]
     )
     ones = np.ones((count, 1))
     near = np.concatenate([colours, -colours, ones, -ones], axis=1)
@@ -109,9 +97,10 @@ def write_clip(folder: Path) -> None:
     mean_colour[..., :3], mean_colour[..., 3:6] = np.eye(3) / 16**2, -np.eye(3) / 16**2
     positions = np.zeros((1 + 7 * 7, width))
     positions[:, 6:8] = 1, -1
-    tokens = np.zeros((len(vocabulary), width))
-    for i, word in enumerate(words, 3):
-        tokens[i] = 5 * axes[list(COLOURS).index(_SYNONYMS.get(word, word))] + shared[:, 0]
+    tokens = np.zeros((size, width))
+    for word in words:
+        axis = axes[list(COLOURS).index(_SYNONYMS.get(word, word))]
+        tokens[vocabulary[f"{word}</w>"]] = 5 * axis + shared[:, 0]
     by_hand = {
         "vision/patch_kernel": mean_colour,
         "vision/positions": positions,
@@ -132,18 +121,3 @@ def write_clip(folder: Path) -> None:
     params |= {path: np.zeros(x.shape) for path, x in params.items() if "norm" not in path}
     params = {path: np.asarray(x, np.float32) for path, x in (params | by_hand).items()}
     clip.save(folder, config, unflatten(params))
-
-    tokenizer = Tokenizer(WordLevel({word: i for i, word in enumerate(vocabulary)}, "[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(vocabulary[:2])
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<|startoftext|> $A <|endoftext|>",
-        special_tokens=[("<|startoftext|>", 0), ("<|endoftext|>", 1)],
-    )
-    with atomic(folder / "tokenizer.json") as temporary:
-        tokenizer.save(str(temporary))
-
-
-if __name__ == "__main__":
-    common.run(main)

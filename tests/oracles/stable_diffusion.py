@@ -1,8 +1,10 @@
 """Stable Diffusion in torch, by diffusers and transformers: random weights, and its maps."""
 
+import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -91,25 +93,32 @@ def build(kind: Kind, tokenizer: str | os.PathLike, seed: int) -> Models:
     tokenizer = CLIPTokenizer.from_pretrained(
         tokenizer, pad_token=kind.padding, model_max_length=length
     )
-    unet = dataclasses.asdict(config.unet)
-    unet["attention_head_dim"] = unet.pop("num_heads")
-    vae = dataclasses.asdict(config.vae)
-    levels = len(config.vae.block_out_channels)
-    vae["down_block_types"] = ("DownEncoderBlock2D",) * levels
-    vae["up_block_types"] = ("UpDecoderBlock2D",) * levels
     # The ids of start and end are wrong in every config on the hub, and nothing reads them.
     text = dataclasses.asdict(config.text) | {"vocab_size": len(tokenizer), "bos_token_id": 0}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         models = Models(
-            UNet2DConditionModel(**unet),
-            AutoencoderKL(**vae),
-            CLIPTextModel(CLIPTextConfig(**text)),
-            tokenizer,
+            unet(config.unet), vae(config.vae), CLIPTextModel(CLIPTextConfig(**text)), tokenizer
         )
         for model in models[:3]:
             _randomise(model.eval(), kind.gain)
     return models
+
+
+def unet(config: UNetConfig) -> UNet2DConditionModel:
+    """diffusers' denoiser of our sizes."""
+    theirs = dataclasses.asdict(config)
+    return UNet2DConditionModel(**theirs, attention_head_dim=theirs.pop("num_heads"))
+
+
+def vae(config: VAEConfig) -> AutoencoderKL:
+    """diffusers' autoencoder of our sizes."""
+    levels = len(config.block_out_channels)
+    return AutoencoderKL(
+        **dataclasses.asdict(config),
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+    )
 
 
 @torch.no_grad()
@@ -166,25 +175,6 @@ def torch_maps(models: Models, pixels: np.ndarray, timestep: int, only: str = ""
         pixels: [B, H, W, 3] in -1..1.
         only: the first part of the names of the layers that are captured; "" is all.
     """
-    maps = {}
-
-    def capture(name: str):
-        def hook(attention, args):
-            query, key = (
-                project(args[0]).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
-                for project in (attention.to_q, attention.to_k)
-            )
-            weights = (query @ key.mT * attention.scale).softmax(-1)
-            maps[name] = weights.mean(1).numpy()
-
-        return hook
-
-    hooks = [
-        module.register_forward_pre_hook(capture(name.removesuffix(suffix)))
-        for suffix in [".transformer_blocks.0.attn1"]
-        for name, module in models.unet.named_modules()
-        if name.startswith(only) and name.endswith(suffix)
-    ]
     given = torch.tensor(pixels).permute(0, 3, 1, 2)
     latents = models.vae.encode(given).latent_dist.mode() * models.vae.config.scaling_factor
     length = models.tokenizer.model_max_length
@@ -192,10 +182,43 @@ def torch_maps(models: Models, pixels: np.ndarray, timestep: int, only: str = ""
         "", padding="max_length", max_length=length, return_tensors="pt"
     ).input_ids
     prompt = models.text_encoder(token_ids)[0].expand(len(pixels), -1, -1)
-    noise = models.unet(latents, timestep, prompt).sample
-    for hook in hooks:
-        hook.remove()
-    return TorchMaps(*(x.permute(0, 2, 3, 1).numpy() for x in (latents, noise)), maps)
+    with capturing(models.unet, only) as maps:
+        noise = models.unet(latents, timestep, prompt).sample
+    latents, noise = (x.permute(0, 2, 3, 1).numpy() for x in (latents, noise))
+    return TorchMaps(latents, noise, {name: found.numpy() for name, found in maps.items()})
+
+
+@contextlib.contextmanager
+def capturing(
+    model: UNet2DConditionModel, only: str | tuple[str, ...] = ""
+) -> Iterator[dict[str, torch.Tensor]]:
+    """Softmax(qkᵀ/√d), mean over heads, of the self-attentions as the model runs, by their names.
+
+    Args:
+        only: the first part of the names of the layers that are captured; "" is all.
+    """
+    suffix, maps = ".transformer_blocks.0.attn1", {}
+
+    def capture(name: str):
+        def hook(attention, args):
+            query, key = (
+                project(args[0]).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
+                for project in (attention.to_q, attention.to_k)
+            )
+            maps[name] = (query @ key.mT * attention.scale).softmax(-1).mean(1)
+
+        return hook
+
+    hooks = [
+        module.register_forward_pre_hook(capture(name.removesuffix(suffix)))
+        for name, module in model.named_modules()
+        if name.startswith(only) and name.endswith(suffix)
+    ]
+    try:
+        yield maps
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def relative(found: np.ndarray, expected: np.ndarray) -> float:

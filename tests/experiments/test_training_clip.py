@@ -15,8 +15,8 @@ from dsolo_jax.datasets import miniature
 from experiments.training import captioned, contrastive, retrieval
 from experiments.training.captioned import Canvas
 
-train_miniature = driver("train_miniature")
-Phase = train_miniature.Phase
+train_clip = driver("training.train_clip")
+Phase = train_clip.Phase
 
 WHOLE = Canvas(112, (1, 4), (2, 3))
 
@@ -116,7 +116,8 @@ def test_a_noun_looks_where_its_map_is_high():
 
 
 def normalised(pictures):
-    return jnp.asarray(np.stack([images.normalise(picture) for picture in pictures]))
+    of_clip = config().image_mean, config().image_std
+    return jnp.asarray(np.stack([images.normalise(picture, *of_clip) for picture in pictures]))
 
 
 def test_a_whole_scene_is_embedded_as_by_the_library(params):
@@ -183,23 +184,23 @@ def trained(tmp_path_factory):
         Phase(Canvas(56, (1, 1), (1, 1)), scenes=8, steps=2, batch=4),
         Phase(WHOLE, scenes=8, steps=1, batch=4),
     )
-    batch = train_miniature._batch
+    batch = train_clip._batch
 
     def watched(*args, **kwargs):
         seen.append((batch(*args, **kwargs), batch(*args, **kwargs)))
         return seen[-1][0]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_miniature, "_PHASES", phases)
-        patch.setattr(train_miniature, "_WHOLE", WHOLE)
-        patch.setattr(train_miniature, "_READ", 20)
-        patch.setattr(train_miniature, "_HELD_OUT", 16)
-        patch.setattr(train_miniature, "_MEASURED", {"validation": 16})
+        patch.setattr(train_clip, "_PHASES", phases)
+        patch.setattr(train_clip, "_WHOLE", WHOLE)
+        patch.setattr(train_clip, "_READ", 20)
+        patch.setattr(train_clip, "_HELD_OUT", 16)
+        patch.setattr(train_clip, "_MEASURED", {"validation": 16})
         patch.setattr(retrieval, "IMAGENET_TEMPLATES", ("a photo of a {}.",))
-        patch.setattr(train_miniature, "_batch", watched)
-        patch.setattr(train_miniature, "_PROMPT", 40)
+        patch.setattr(train_clip, "_batch", watched)
+        patch.setattr(train_clip, "_PROMPT", 40)
         patch.setattr(contrastive, "config", config)
-        card = train_miniature.train(folder, seed=1, share=1.0, every=2)
+        card = train_clip.train(folder, seed=1, share=1.0, every=2)
     return folder, card, seen
 
 

@@ -1,12 +1,12 @@
 """Trains the miniature latent diffusion model, whose self-attentions are a patch graph.
 
-python -m experiments.train_miniature_diffusion --output_dir=DIR [--seed=0]
+python -m experiments.training.train_diffusion --output_dir=DIR [--seed=0]
 
 Draws pictures and sentences of the miniature world, trains an autoencoder, then a denoiser with its
 text encoder on the latents; pixel labels are only measured with. Interrupted, the same command goes
 on where it was. DIR/stable_diffusion is what diffusers' StableDiffusionPipeline loads; the logs
 autoencoder.jsonl and denoiser.jsonl say how the loss fell, and how much of each self-attention's
-mass stays on a patch's own class. Needs optax, which the extra `train` installs.
+mass stays on a patch's own class.
 """
 
 import dataclasses
@@ -68,7 +68,8 @@ same path as the real one; its pictures are of no use.
 
 - Data: {scenes} drawn scenes of `dsolo_jax.datasets.miniature`, 112 x 112 pixels, split train, with
   their captions; no pixel label is trained on.
-- Made by: `python -m experiments.train_miniature_diffusion --output_dir=DIR {flags}`
+- Made by: `python -m experiments.training.train_diffusion --output_dir=DIR
+  {flags}`
 - Autoencoder: {autoencoder_steps} steps; mean squared error {squared_error:.4f} of pixels in -1..1,
   split tune.
 - Denoiser with its text encoder: {denoiser_steps} steps, v-prediction; mean squared error

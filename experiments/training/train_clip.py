@@ -1,10 +1,9 @@
 """Trains the miniature CLIP on drawn scenes and sentences about them; no label is used.
 
-python -m experiments.train_miniature --output_dir=DIR [--seed=0]
+python -m experiments.training.train_clip --output_dir=DIR [--seed=0]
 
 Interrupted, the same command goes on where it was. DIR/clip is what transformers' CLIPModel and
-CLIPTokenizer load, with a model card and training.csv, which says what was learned when. Needs
-optax, which the extra `train` installs.
+CLIPTokenizer load, with a model card and training.csv, which says what was learned when.
 """
 
 import csv
@@ -77,7 +76,7 @@ nothing else: it is there to run and to measure a method without a download.
 
 - Data: drawn scenes of the split train and sentences about them; no pixel label, no list of
   classes. Nouns are those that the sentences enumerate.
-- Made by: `python -m experiments.train_miniature --output_dir=DIR {flags}`
+- Made by: `python -m experiments.training.train_clip --output_dir=DIR {flags}`
 - Phases: {phases}.
 - Loss: CLIP's contrastive loss of pictures and sentences, and SigLIP's of nouns with pictures and
   with the patches they look at (text-conditioned attention pooling, after FLAIR).

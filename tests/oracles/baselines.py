@@ -1,0 +1,285 @@
+"""What the benchmarks are measured against, in torch as the peers of this method write it.
+
+Each of the functions without an underscore that the benchmarks ask for gives jobs by their names:
+functions without arguments that are done when they return. Networks have random weights.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from jax.typing import DTypeLike
+from torch.nn.functional import conv2d, interpolate, normalize
+
+from dsolo_jax import images
+from dsolo_jax.attention.dino import DinoConfig
+from dsolo_jax.attention.stable_diffusion import StableDiffusionConfig
+from dsolo_jax.clip import VIT_B16, ClipConfig
+from dsolo_jax.datasets import Dataset
+from dsolo_jax.readings import Readings
+
+Jobs = dict[str, Callable]
+
+
+def _device() -> str:
+    """Where torch runs beside jax: on the same kind of device.
+
+    Raises:
+        NotImplementedError: it cannot.
+    """
+    devices = {"cpu": "cpu"} | ({"gpu": "cuda"} if torch.cuda.is_available() else {})
+    backend = jax.default_backend()
+    if backend not in devices:
+        raise NotImplementedError(f"torch has no device for jax's {backend}")
+    return devices[backend]
+
+
+def _job(function: Callable) -> Callable:
+    """`function` without gradients, waited for; float32 means float32, as it does in ours."""
+    torch.backends.cudnn.allow_tf32 = False
+
+    def run():
+        with torch.inference_mode():
+            function()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _dtype(dtype: DTypeLike) -> torch.dtype:
+    return getattr(torch, jnp.dtype(dtype).name)
+
+
+def _channels_first(x: np.ndarray) -> torch.Tensor:
+    return torch.tensor(x, device=_device()).permute(0, 3, 1, 2).contiguous()
+
+
+def clip(config: ClipConfig, pixels: np.ndarray) -> Jobs:
+    """transformers' image tower with each of its attentions; its last norm and projection lack."""
+    given = _channels_first(pixels)
+
+    def job(implementation: str) -> Callable:
+        model = _clip(config, implementation)
+        return _job(lambda: model(given, interpolate_pos_encoding=True))
+
+    return {f"torch {name}": job(name) for name in ("sdpa", "eager")}
+
+
+def _clip(config: ClipConfig, implementation: str = "sdpa"):
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    theirs = CLIPVisionConfig(patch_size=config.vision.patch_size)
+    model = CLIPVisionModel._from_config(theirs, attn_implementation=implementation)
+    return model.eval().to(_device())
+
+
+def dino(config: DinoConfig, pixels: np.ndarray) -> Jobs:
+    """transformers' tower; of its attentions only eager gives maps, and those of all layers."""
+    from transformers import AutoConfig, AutoModel
+
+    theirs = AutoConfig.for_model(
+        config.model_type, image_size=config.image_size, patch_size=config.patch_size
+    )
+    model = AutoModel.from_config(theirs, attn_implementation="eager").eval().to(_device())
+    given = _channels_first(pixels)
+    # DINOv2 always resamples its positions, and knows no such argument.
+    options = {"interpolate_pos_encoding": True} if config.model_type == "vit" else {}
+
+    def run():
+        maps = model(given, output_attentions=True, **options).attentions
+        attention = maps[-1].mean(1)[:, 1:, 1:]
+        return attention / attention.sum(-1, keepdim=True)
+
+    return {"torch eager": _job(run)}
+
+
+def convolution(x: np.ndarray, kernel: np.ndarray) -> Jobs:
+    """A 3 x 3 convolution of x [1, h, w, C] with kernel [3, 3, C, O]."""
+    weight = torch.tensor(kernel, device=_device()).permute(3, 2, 0, 1).contiguous()
+    given = _channels_first(x)
+    return {"torch": _job(lambda: conv2d(given, weight, padding=1))}
+
+
+def vae(config: StableDiffusionConfig, pixels: np.ndarray) -> Jobs:
+    """diffusers' encoder."""
+    model, given = _vae(config), _channels_first(pixels)
+    return {"torch sdpa": _job(lambda: model.encode(given).latent_dist.mode())}
+
+
+def _vae(config: StableDiffusionConfig):
+    from tests.oracles import stable_diffusion
+
+    with torch.device(_device()):
+        model = stable_diffusion.vae(config.vae).eval()
+    del model.decoder
+    return model
+
+
+def _unet(config: StableDiffusionConfig, dtype: DTypeLike, batch: int):
+    """diffusers' denoiser, and random states of a prompt for a batch."""
+    from tests.oracles import stable_diffusion
+
+    with torch.device(_device()):
+        model = stable_diffusion.unet(config.unet).eval().to(_dtype(dtype))
+        states = torch.randn(batch, config.text.max_position_embeddings, config.text.hidden_size)
+    return model, states.to(model.dtype)
+
+
+def unet(
+    config: StableDiffusionConfig,
+    layers: tuple[str, ...],
+    latents: np.ndarray,
+    timestep: int,
+    dtype: DTypeLike,
+) -> Jobs:
+    """The denoiser as it is used, and with its attention as softmax and products, maps captured."""
+    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+
+    from tests.oracles.stable_diffusion import capturing
+
+    model, prompt = _unet(config, dtype, len(latents))
+    given = _channels_first(latents).to(model.dtype)
+
+    def whole():
+        model.set_attn_processor(AttnProcessor2_0())
+        return model(given, timestep, prompt).sample
+
+    def same_maps():
+        model.set_attn_processor(AttnProcessor())
+        with capturing(model, layers) as maps:
+            model(given, timestep, prompt)
+        return sum(maps.values()) / len(maps)
+
+    return {
+        "torch sdpa, whole UNet": _job(whole),
+        "torch eager, same maps": _job(same_maps),
+    }
+
+
+def loader(dataset: Dataset, workers: int, short_side: int, long_side: int) -> Jobs:
+    """The same files by PIL and torch in worker processes: mmsegmentation's way without mmcv."""
+
+    class Pictures(torch.utils.data.Dataset):
+        def __len__(self):
+            return len(dataset)
+
+        def __getitem__(self, index):
+            encoded = dataset.encoded(index)
+            pixels = images.decode_image(encoded.image, encoded.image_name)
+            labels = images.decode_labels(encoded.labels, encoded.labels_name)
+            size = images.resized_size(
+                *pixels.shape[:2], short_side=short_side, long_side=long_side, multiple=16
+            )
+            small = torch.from_numpy(images.resize(pixels, size).copy()).permute(2, 0, 1).float()
+            mean, std = (
+                torch.tensor(x).view(3, 1, 1) for x in (VIT_B16.image_mean, VIT_B16.image_std)
+            )
+            return (small / 255 - mean) / std, torch.from_numpy(labels)
+
+    batches = torch.utils.data.DataLoader(
+        Pictures(), batch_size=1, num_workers=workers, collate_fn=lambda batch: batch
+    )
+    return {f"torch DataLoader, {workers} workers": lambda: sum(1 for _ in batches)}
+
+
+def stages(
+    clip_config: ClipConfig,
+    sd_config: StableDiffusionConfig,
+    layers: tuple[str, ...],
+    timestep: int,
+    dtype: DTypeLike,
+    readings: Readings,
+    ours: tuple[np.ndarray, np.ndarray, np.ndarray],
+    pixels: np.ndarray,
+    text: np.ndarray,
+    grid: tuple[int, int],
+) -> Jobs:
+    """The stages of the pipeline for a batch.
+
+    Args:
+        ours: cosines [B, C, N], presence [B, C] and attention [B, N, N] that ours makes, so that
+            the solver's steps are as many as ours.
+        pixels: uint8 [B, S, S, 3].
+        text: of the classes [C, D].
+        grid: of the patches in CLIP.
+    """
+    from tests.oracles.stable_diffusion import capturing
+
+    autoencoder = _vae(sd_config).to(_dtype(dtype))
+    denoiser, prompt = _unet(sd_config, dtype, len(pixels))
+    tower = _clip(clip_config).to(_dtype(dtype))
+    projection = torch.nn.Linear(tower.config.hidden_size, clip_config.projection_dim, bias=False)
+    projection = projection.to(_device(), _dtype(dtype))
+    squares = _channels_first(pixels) / 127.5 - 1
+    sides = [clip_config.vision.patch_size * side for side in grid]
+    resized = interpolate(squares, sides, mode="bilinear").to(tower.dtype)
+    words, cosines, presence, attention = (
+        torch.tensor(np.asarray(x), device=_device()) for x in (text, *ours)
+    )
+    side = round(cosines.shape[-1] ** 0.5)
+
+    def graph():
+        latents = autoencoder.encode(squares.to(denoiser.dtype)).latent_dist.mode()
+        with capturing(denoiser, layers) as maps:
+            denoiser(latents * sd_config.vae.scaling_factor, timestep, prompt)
+        return (sum(maps.values()) / len(maps)).float()
+
+    def class_maps():
+        tokens = tower(resized, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
+        patches = normalize(projection(tokens).float(), dim=-1)
+        maps = torch.einsum("cd,bnd->bcn", words, patches).unflatten(-1, grid)
+        return interpolate(maps, (side, side), mode="bilinear").flatten(2)
+
+    def solver():
+        return robust_velocity(cosines, attention, presence, readings)
+
+    scores = solver().unflatten(-1, (side, side))
+
+    def labels():
+        """Bilinear, as most peers do; ours are joint bilateral."""
+        return interpolate(scores, pixels.shape[1:3], mode="bilinear").argmax(1).int().cpu().numpy()
+
+    jobs = {"graph": graph, "CLIP": class_maps, "solver": solver, "pixels": labels}
+    return {name: _job(job) for name, job in jobs.items()}
+
+
+def robust_velocity(
+    cosines: torch.Tensor, attention: torch.Tensor, presence: torch.Tensor, readings: Readings
+) -> torch.Tensor:
+    """Scores [B, C, N] of the method "velocity" by the robust readings, in M2N2's kind of loops.
+
+    Args:
+        cosines: [B, C, N].
+        attention: [B, N, N], rows sum to one.
+        presence: [B, C], of the class token.
+    """
+
+    def deviation(x: torch.Tensor) -> torch.Tensor:
+        return x.std((-2, -1), correction=0, keepdim=True)
+
+    transition = attention
+    for _ in range(readings.ipf_iters):
+        transition = transition / transition.sum(-2, keepdim=True)
+        transition = transition / transition.sum(-1, keepdim=True)
+    p = (cosines / (readings.temperature * deviation(cosines))).softmax(-1)
+    p = p / p.amax(-1, keepdim=True)
+    steps = torch.where(p > readings.tau, 0, torch.nan)
+    for step in range(readings.max_steps):
+        after = p @ transition
+        after = after / after.amax(-1, keepdim=True)
+        crossing = step + (readings.tau - p) / (after - p)
+        steps = torch.where(steps.isnan() & (after > readings.tau), crossing, steps)
+        p = after
+        if not steps.isnan().any():
+            break
+    beyond = readings.max_steps * (1 + (readings.tau / p).log())
+    scores = -torch.where(steps.isnan(), beyond, steps).log1p()
+    # In the unit of cosines: 0.6 of the deviation of what tells classes and patches apart.
+    scores = scores - scores.mean(-2, keepdim=True)
+    apart = cosines - cosines.mean(-1, keepdim=True)
+    apart = apart - apart.mean(-2, keepdim=True)
+    scores = scores * (0.6 * deviation(apart) / deviation(scores))
+    return scores + readings.presence * presence[..., None]
