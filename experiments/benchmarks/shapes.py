@@ -1,14 +1,14 @@
 """2,000 pictures of ADE20K's shapes: programs compiled, and the work that padding adds."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-import dsolo_jax as dsolo
-from dsolo_jax import clip, images, pipeline, readings, upsample, vocabulary
+from dsolo_jax import clip, images, pipeline, upsample
 from dsolo_jax.clip.towers import parameter_shapes
+from dsolo_jax.upsample.strips import TILE, cut
 from experiments.benchmarks.timing import product_flops
-from experiments.compilations import Compilations
-from experiments.stopwatch import Stopwatch
+from experiments.profiling import Compilations, Stopwatch
 
 _PICTURES, _CLASSES = 2000, 150
 # Of the solver with Stable Diffusion 2 at 512 pixels.
@@ -35,91 +35,74 @@ def shapes(count: int, seed: int = 0) -> list[tuple[int, int]]:
 
 
 def run() -> list[dict]:
-    """Counts programs on a run over one picture of every shape that could need its own.
+    """Counts the programs of the two stages whose shapes depend on the picture's.
 
-    The encoder is a narrow one of B/16's patches, whose programs are as many. Work is counted for
-    B/16: FLOPs of its products at the padded and at the true number of patches, and pixels of the
-    tiles against those of the pictures.
+    Every shape that could need its own is run once: through an encoder that is narrow, but has
+    B/16's patches and so as many programs, and through the upsampling. Work is counted for B/16:
+    FLOPs of its products at the padded and at the true number of patches, and pixels of the tiles
+    against those of the pictures.
     """
     sizes = shapes(_PICTURES)
-    watch = Stopwatch()
-    programs = _programs(sizes)
-    watch("programs")
     grids = [
-        images.resized_size(*size, short_side=336, long_side=2048, multiple=16) for size in sizes
+        tuple(side // 16 for side in sides)
+        for sides in (
+            images.resized_size(*size, short_side=336, long_side=2048, multiple=16)
+            for size in sizes
+        )
     ]
-    lengths = np.array([height * width // 256 for height, width in grids])
-    padded = np.array([pipeline.bucket(int(length)) for length in lengths])
-    flops = {n: _clip_flops(int(n)) for n in np.unique([*lengths, *padded])}
-    encoder = _added([flops[n] for n in padded], [flops[n] for n in lengths])
-    shape = (_CLASSES, _GRID, _GRID)
-    tiles = _added([upsample.tile_pixels(size, shape) for size in sizes], [h * w for h, w in sizes])
+    lengths = [height * width for height, width in grids]
+    padded = [pipeline.bucket(length) for length in lengths]
+    watch = Stopwatch()
+    programs = _programs(sizes, dict(zip(padded, grids, strict=True)))
+    watch("programs")
+    flops = {n: _clip_flops(n) for n in {*lengths, *padded}}
+    encoder = sum(flops[n] for n in padded) / sum(flops[n] for n in lengths) - 1
+    tiles = sum(map(_tile_pixels, sizes)) / sum(height * width for height, width in sizes) - 1
+    about = f"{len(sizes)} pictures of {len(set(sizes))} shapes"
+    row = {"stage": "shapes", "seconds": watch.seconds["programs"]}
     return [
-        {
-            "stage": "shapes",
-            "case": f"{len(sizes)} pictures of {len(set(sizes))} shapes: {case}",
-            "seconds": watch.seconds["programs"],
-            **row,
-        }
-        for case, row in {
-            "programs": {"programs": programs},
-            "CLIP, FLOPs": {"padding": encoder},
-            "upsampling, pixels": {"padding": tiles},
-        }.items()
+        row | {"case": f"{about}: programs", "programs": programs},
+        row | {"case": f"{about}: CLIP, FLOPs", "padding": encoder},
+        row | {"case": f"{about}: upsampling, pixels", "padding": tiles},
     ]
 
 
-def _added(done: list[float], needed: list[float]) -> float:
-    return sum(done) / sum(needed) - 1
+def _tile_pixels(size: tuple[int, int]) -> int:
+    """Of all tiles of a picture, those included that fill up a cell's last."""
+    group, _, places = cut(size, (_CLASSES, _GRID, _GRID))
+    *_, first, last, tiles = places.T
+    return int(((last - first) * tiles).sum()) * group * _GRID * TILE
 
 
-def _programs(sizes: list[tuple[int, int]]) -> int:
-    """Programs of graph, CLIP, solver and upsampling over all of the shapes."""
+def _programs(sizes: list[tuple[int, int]], grids: dict[int, tuple[int, int]]) -> int:
+    """Programs of CLIP over all lengths, one grid each, and of the upsampling over all sizes."""
+    compilations = Compilations()
     vision = clip.VisionConfig(16, 16, 1, 1, image_size=224, patch_size=16)
     config = clip.ClipConfig(vision, clip.TextConfig(8, 16, 16, 1, 1, eos_token_id=1), 8)
-    model = pipeline.spread(
-        dsolo.Model(
-            config,
-            clip.init(config, jax.random.key(0)),
-            None,
-            "clip",
-            ("0",),
-            readings.Readings(),
-            grid=16,
-        )
-    )
-    words = vocabulary.parse([str(c) for c in range(4)])
-    model.embeddings[words] = np.eye(4, 8, dtype=np.float32)
-    compilations = Compilations()
-    seen = set()
-    for size in sizes:
-        picture = dsolo.prepare(model, np.zeros((*size, 3), np.uint8))
-        length = upsample.strip_length(size, (4, 16, 16))
-        needs = pipeline.bucket(len(picture.patches)), length
-        if needs in seen:  # no shape of an argument would be a new one
-            continue
-        seen.add(needs)
-        encoded = pipeline.encode(model, [picture], words, "naclip", None)
-        scores = pipeline.solve(encoded, words, "velocity", model.readings, model.mesh)
-        truth = np.zeros((1, *size), np.int32)
-        pipeline.compare(
-            model, [picture], [truth], scores, model.readings, ignore=255, keep_labels=False
-        )
-    return compilations.programs.total()
+    params = clip.init(config, jax.random.key(0))
+    scores = jnp.zeros((4, 16, 16), jnp.float32)
+    jax.block_until_ready((params, scores))
+    before = compilations.programs.total()
+    encode = jax.jit(clip.encode_patches, static_argnames=("config", "start"))
+    for length, grid in grids.items():
+        patches = np.zeros((1, length, 3 * 16**2), np.float32)
+        encode(params, config, patches, np.array([grid], np.int32), start="naclip")
+    for size in {cut(size, scores.shape)[:2]: size for size in sizes}.values():
+        upsample.labels(scores, np.zeros((*size, 3), np.uint8))()
+    return compilations.programs.total() - before
 
 
 def _clip_flops(length: int) -> int:
     """Of B/16's image tower on that many patches."""
     config = clip.VIT_B16
-    size = 3 * config.vision.patch_size**2
-    params = parameter_shapes(config)
-    patches = jax.ShapeDtypeStruct((1, length, size), np.float32)
-    grid = jax.ShapeDtypeStruct((1, 2), np.int32)
+    arguments = (
+        parameter_shapes(config),
+        jax.ShapeDtypeStruct((1, length, 3 * config.vision.patch_size**2), np.float32),
+        jax.ShapeDtypeStruct((1, 2), np.int32),
+    )
     return product_flops(
-        lambda params, patches, grid: (
-            clip.encode_patches(params, config, patches, grid, start="naclip").patches
+        lambda params, *pictures: (
+            clip.encode_patches(params, config, *pictures, start="naclip").patches
         ),
-        params,
-        patches,
-        grid,
+        *arguments,
     )

@@ -1,6 +1,8 @@
 import functools
 import itertools
 import math
+import re
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsolo_jax.upsample import (
-    bilateral,
-    joint_bilateral_upsample,
-    strip_labels,
-    strip_length,
-    strips,
-    tile_pixels,
-    upsample_labels,
-)
+from dsolo_jax import upsample
+from dsolo_jax.upsample import joint_bilateral, strips
+from dsolo_jax.upsample.strips import TILE, _program, cut
+from tests.oracles import upsampling
 
 FORMS = ["bilinear", "kopf", "dense"]
 
@@ -37,6 +34,11 @@ SHAPES = [
 def random_case(C, h, w, H, W, seed=0):
     rng = np.random.default_rng(seed)
     return rng.normal(size=(C, h, w)).astype(np.float32), rng.random((H, W, 3), np.float32)
+
+
+def random_picture(C, h, w, H, W, seed=0):
+    scores, guide = random_case(C, h, w, H, W, seed)
+    return scores, (255 * guide).astype(np.uint8)
 
 
 def bilinear_sample(scores, y, x):
@@ -84,11 +86,18 @@ def by_definition(scores, guide, form, spatial_sigma=1.0, range_sigma=0.1):
     return out
 
 
+def assert_winners(labels, scores):
+    """Labels are the largest scores', but where two are as good as equal."""
+    second, first = np.sort(scores, axis=0)[-2:]
+    decided = first - second > 1e-5
+    np.testing.assert_array_equal(labels[decided], scores.argmax(0)[decided])
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_the_definition(form, shape):
     scores, guide = random_case(*shape)
-    out = joint_bilateral_upsample(scores, guide, form=form)
+    out = joint_bilateral(scores, guide, form=form)
     np.testing.assert_allclose(out, by_definition(scores, guide, form), atol=1e-5)
 
 
@@ -97,15 +106,15 @@ def test_equals_the_definition(form, shape):
 def test_other_sigmas_equal_the_definition(form, spatial_sigma, range_sigma):
     scores, guide = random_case(2, 5, 6, 17, 22)
     sigmas = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma}
-    out = joint_bilateral_upsample(scores, guide, form=form, **sigmas)
+    out = joint_bilateral(scores, guide, form=form, **sigmas)
     np.testing.assert_allclose(out, by_definition(scores, guide, form, **sigmas), atol=1e-5)
 
 
 def test_default_form_is_kopf():
     scores, guide = random_case(*SHAPES[1])
     np.testing.assert_array_equal(
-        joint_bilateral_upsample(scores, guide),
-        joint_bilateral_upsample(scores, guide, form="kopf"),
+        joint_bilateral(scores, guide),
+        joint_bilateral(scores, guide, form="kopf"),
     )
 
 
@@ -115,8 +124,15 @@ def test_bilinear_is_torchs(shape):
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(scores)[None], guide.shape[:2], mode="bilinear", align_corners=False
     )[0]
-    out = joint_bilateral_upsample(scores, guide, form="bilinear")
+    out = joint_bilateral(scores, guide, form="bilinear")
     np.testing.assert_allclose(out, expected.numpy(), atol=1e-5)
+
+
+def test_dense_is_the_loop_of_m2n2():
+    scores, picture = random_picture(3, 6, 5, 31, 27)
+    expected = upsampling.dense_loop(scores, picture)
+    out = joint_bilateral(scores, picture, form="dense")
+    np.testing.assert_allclose(out, expected, atol=1e-5)
 
 
 def test_dense_with_a_wide_range_is_a_blur_of_the_bilinear_picture():
@@ -130,7 +146,7 @@ def test_dense_with_a_wide_range_is_a_blur_of_the_bilinear_picture():
     )
     blur = functools.partial(torch.nn.functional.conv2d, weight=kernel, padding=(18, 12))
     expected = (blur(picture) / blur(torch.ones_like(picture)))[:, 0]
-    out = joint_bilateral_upsample(scores, guide, range_sigma=1e3, form="dense")
+    out = joint_bilateral(scores, guide, range_sigma=1e3, form="dense")
     np.testing.assert_allclose(out, expected.numpy(), atol=1e-5)
 
 
@@ -145,7 +161,7 @@ def test_dense_with_a_wide_range_is_a_blur_of_the_bilinear_picture():
 def test_constants_stay_and_means_stay_between_extremes(form, h, w, H, W):
     scores, guide = random_case(1, h, w, H, W)
     scores = np.concatenate([scores, np.full_like(scores, -3.5)])
-    mixed, constant = np.asarray(joint_bilateral_upsample(scores, guide, form=form))
+    mixed, constant = np.asarray(joint_bilateral(scores, guide, form=form))
     np.testing.assert_allclose(constant, -3.5, rtol=1e-6)
     assert scores[0].min() - 1e-5 <= mixed.min() <= mixed.max() <= scores[0].max() + 1e-5
 
@@ -158,57 +174,45 @@ def test_an_edge_of_the_guide_stays_an_edge(form, leak):
     guide = np.zeros((64, 64, 3), np.float32)
     guide[:, 32:] = 1
     expected = guide[..., 0]
-    blurred = joint_bilateral_upsample(scores, guide, form="bilinear")[0]
-    sharp = joint_bilateral_upsample(scores, guide, form=form)[0]
+    blurred = joint_bilateral(scores, guide, form="bilinear")[0]
+    sharp = joint_bilateral(scores, guide, form=form)[0]
     assert np.abs(blurred - expected).max() > 0.4
     assert np.abs(sharp - expected).max() < leak
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("H, W", [(37, 50), (48, 64), (11, 7), (3, 60)])
-def test_padding_changes_nothing_inside(form, H, W):
-    scores, guide = random_case(4, 8, 6, H, W)
-    rng = np.random.default_rng(1)
-    picture = (255 * guide).astype(np.uint8)
-    padded = rng.integers(0, 256, (48, 64, 3), np.uint8)
-    padded[:H, :W] = picture
-    size = jnp.array([H, W])
-    alone = joint_bilateral_upsample(scores, picture, form=form)
-    in_bucket = joint_bilateral_upsample(scores, padded, size, form=form)
-    np.testing.assert_allclose(in_bucket[:, :H, :W], alone, atol=1e-5)
-    assert np.isfinite(in_bucket).all()
-    labels = upsample_labels(scores, padded, size, form=form)
-    assert labels.shape == (48, 64) and labels.dtype == jnp.int32
-    top_two = np.sort(np.asarray(alone), axis=0)[-2:]
-    decided = top_two[1] - top_two[0] > 1e-5
-    np.testing.assert_array_equal(
-        np.asarray(labels)[:H, :W][decided], np.asarray(alone).argmax(0)[decided]
-    )
-
-
-def test_sizes_of_one_bucket_share_a_compilation():
-    scores, _ = random_case(2, 4, 4, 1, 1)
-    guide = np.zeros((32, 40, 3), np.uint8)
-    before = upsample_labels._cache_size()
-    for size in [(32, 40), (20, 31), (7, 40)]:
-        upsample_labels(scores, guide, np.array(size, np.int32))
-    assert upsample_labels._cache_size() == before + 1
-
-
-@pytest.mark.parametrize("form", FORMS)
 def test_labels_are_the_argmax_of_the_scores(form):
-    scores, guide = random_case(6, 8, 9, 50, 61)
-    picture = (255 * guide).astype(np.uint8)
-    volume = joint_bilateral_upsample(scores, picture, form=form)
-    np.testing.assert_array_equal(
-        upsample_labels(scores, picture, form=form), np.asarray(volume).argmax(0)
-    )
+    scores, picture = random_picture(6, 8, 9, 50, 61)
+    volume = joint_bilateral(scores, picture, form=form)
+    labels = upsample.labels(scores, picture, form=form)()
+    assert labels.dtype == np.int32 and labels.shape == (50, 61)
+    np.testing.assert_array_equal(labels, np.asarray(volume).argmax(0))
+    np.testing.assert_allclose(upsample.scores(scores, picture, form=form), volume, atol=1e-6)
+
+
+class LessTheMean(NamedTuple):
+    """Classes to classes and one more, as a rule for the background would have it."""
+
+    lift: float
+
+    def __call__(self, scores):
+        return jnp.concatenate([scores, scores.mean(axis=0, keepdims=True) + self.lift])
+
+
+def test_decide_comes_before_the_argmax():
+    scores, picture = random_picture(4, 6, 6, 30, 40)
+    volume = np.asarray(joint_bilateral(scores, picture))
+    expected = np.concatenate([volume, volume.mean(axis=0, keepdims=True) + 0.4])
+    decided = upsample.scores(scores, picture, decide=LessTheMean(0.4))
+    np.testing.assert_allclose(decided, expected, atol=1e-6)
+    labels = upsample.labels(scores, picture, decide=LessTheMean(0.4))()
+    np.testing.assert_array_equal(labels, decided.argmax(0))
+    assert 0 < (labels == 4).mean() < 1
 
 
 def test_the_first_class_wins_ties():
-    scores, guide = random_case(1, 4, 4, 16, 16)
-    low, high = scores - 1, scores
-    labels = upsample_labels(np.concatenate([low, high, high]), (255 * guide).astype(np.uint8))
+    scores, picture = random_picture(1, 4, 4, 16, 16)
+    labels = upsample.labels(np.concatenate([scores - 1, scores, scores]), picture)()
     np.testing.assert_array_equal(labels, 1)
 
 
@@ -216,8 +220,8 @@ def test_uint8_is_the_float_guide_in_0_to_1():
     scores, guide = random_case(*SHAPES[1])
     picture = (255 * guide).astype(np.uint8)
     np.testing.assert_allclose(
-        joint_bilateral_upsample(scores, picture),
-        joint_bilateral_upsample(scores, picture.astype(np.float32) / 255),
+        joint_bilateral(scores, picture),
+        joint_bilateral(scores, picture.astype(np.float32) / 255),
         atol=1e-5,
     )
 
@@ -225,84 +229,150 @@ def test_uint8_is_the_float_guide_in_0_to_1():
 @pytest.mark.parametrize("form", FORMS)
 def test_many_blocks_are_one_picture(form, monkeypatch):
     """However few rows of cells a block of tiles has, the answer is the same."""
-    scores, guide = random_case(3, 4, 5, 41, 33)
-    whole = joint_bilateral_upsample(scores, guide, form=form)
-    assert bilateral._group(*scores.shape, form, 1.0) == 4
-    monkeypatch.setattr(bilateral, "_BLOCK_ELEMENTS", {"cpu": 200})
-    assert bilateral._group(*scores.shape, form, 1.0) == 1  # unwrapped: not the compiled one
-    in_blocks = joint_bilateral_upsample.__wrapped__(scores, jnp.asarray(guide), form=form)
-    np.testing.assert_allclose(in_blocks, whole, atol=1e-6)
+    scores, guide = random_case(3, 5, 4, 41, 33)
+    whole = by_definition(scores, guide, form)
+    assert cut((41, 33), scores.shape, form=form)[0] == 5
+    taps = {"bilinear": 9, "kopf": 49, "dense": 81}[form]
+    for rows in (1, 3):  # the second one leaves a row of cells without its match
+        monkeypatch.setattr(strips, "_CPU", strips._CPU._replace(block=rows * 4 * TILE * taps))
+        assert cut((41, 33), scores.shape, form=form)[0] == rows
+        # Unwrapped: not the compiled one.
+        in_blocks = joint_bilateral.__wrapped__(scores, jnp.asarray(guide), form=form)
+        np.testing.assert_allclose(in_blocks, whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_strips_are_the_picture(form, monkeypatch):
-    """Pictures of many sizes, cut into strips of one length, by one program."""
-    monkeypatch.setattr(bilateral, "_STRIP_OF_LABELS", 1024)
-    monkeypatch.setattr(bilateral, "_BLOCK_ELEMENTS", {"cpu": 200})
-    scores, _ = random_case(3, 6, 5, 1, 1)
+    """Pictures of many sizes, cut into strips of two lengths, by two programs."""
+    monkeypatch.setattr(strips, "_CPU", strips._Limits(200, (256, 1024), (256,)))
     options = {"form": form, "spatial_sigma": 0.5}
-    lengths, numbers, before = [], [], strip_labels._cache_size()
-    for H, W in [(41, 33), (60, 71), (7, 3), (5, 61)]:
-        picture = np.random.default_rng(H).integers(0, 256, (H, W, 3), np.uint8)
-        lengths.append(strip_length((H, W), scores.shape, **options))
-        labels = np.full((H, W), -1)
-        cut = list(strips(picture, scores.shape, length=lengths[-1], **options))
-        for rows, strip in cut:
-            found = np.asarray(strip_labels(scores, strip, **options))
-            labels[rows] = found[: labels[rows].size].reshape(-1, W)
-        numbers.append(len(cut))
-        padded = np.zeros((60, 71, 3), np.uint8)
-        padded[:H, :W] = picture
-        whole = upsample_labels(scores, padded, np.array([H, W], np.int32), **options)
-        np.testing.assert_array_equal(labels, whole[:H, :W])
-    assert numbers[1] > 1 and numbers[2:] == [1, 1]
-    # A row of cells of the second picture does not fit into a strip, with the dense form's windows.
-    assert set(lengths) == ({1024, 4096} if form == "dense" else {1024})
-    assert strip_labels._cache_size() - before == len(set(lengths))
+    lengths, numbers, before = [], [], _program._cache_size()
+    for H, W in [(60, 71), (41, 33), (7, 3), (5, 61), (16, 16), (3, 2)]:
+        scores, picture = random_picture(3, 6, 5, H, W, seed=H)
+        _, length, places = cut((H, W), scores.shape, None, 0.5, form)
+        lengths.append(length)
+        numbers.append(len(places))
+        expected = by_definition(scores, picture / 255, form, 0.5)
+        assert_winners(upsample.labels(scores, picture, **options)(), expected)
+    assert numbers[0] > 1 and numbers[1] > 1 and numbers[2:] == [1, 1, 1, 1]
+    # A row of cells of the first picture does not fit into a strip, with the dense form's windows.
+    longer = 4096 if form == "dense" else 1024
+    assert lengths == [longer, 1024, 256, 1024, 256, 256]
+    assert _program._cache_size() - before == len(set(lengths))
+    found = upsample.scores(scores, picture, **options)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_strip_is_no_longer_than_its_picture_needs():
+    shape = (21, 14, 14)
+    for size, length, number in [
+        ((112, 112), 1 << 14, 1),
+        ((160, 200), 1 << 16, 1),
+        ((375, 500), 1 << 18, 1),
+        ((512, 683), 1 << 18, 2),
+        ((3000, 4000), 1 << 20, 14),
+    ]:
+        _, found, places = cut(size, shape)
+        assert (found, len(places)) == (length, number), size
+    assert cut((3000, 4000), (21, 64, 64))[1] == 1 << 18
+
+
+@given(
+    st.sampled_from(FORMS),
+    st.tuples(st.integers(1, 5000), st.integers(1, 5000)),
+    st.tuples(st.integers(1, 200), st.integers(1, 128), st.integers(1, 128)),
+    st.floats(0.25, 2),
+)
+def test_strips_hold_every_row_and_what_its_windows_reach(form, size, shape, spatial_sigma):
+    (H, W), h = size, shape[1]
+    group, length, places = cut(size, shape, None, spatial_sigma, form)
+    held, wanted, first, last = places[:, 2:6].T
+    assert wanted[0] == first[0] == 0 and last[-1] == -(-h // group)
+    np.testing.assert_array_equal(first[1:], last[:-1])
+    ends = np.append(wanted[1:], H)
+    reach = 3 * spatial_sigma * H / h if form == "dense" else 0
+    assert (held <= np.maximum(0, wanted - reach)).all()
+    assert (np.minimum(ends + reach, H) <= held + length / W).all()
 
 
 def test_tiles_hold_the_picture_and_little_else():
     for H, W in [(512, 683), (375, 500), (683, 512), (3000, 4000)]:
-        assert H * W <= tile_pixels((H, W), (21, 64, 64)) <= 1.25 * H * W
+        group, _, places = cut((H, W), (21, 64, 64))
+        tiles = ((places[:, 5] - places[:, 4]) * places[:, 6]).sum() * group * 64
+        assert H * W <= TILE * tiles <= 1.25 * H * W
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_vmap_is_one_picture_at_a_time(form):
-    cases = [random_case(3, 5, 4, 18, 23, seed) for seed in range(3)]
-    scores = jnp.stack([scores for scores, _ in cases])
-    guides = jnp.stack([(255 * guide).astype(np.uint8) for _, guide in cases])
-    sizes = jnp.array([(18, 23), (10, 23), (18, 9)])
-    upsample = functools.partial(joint_bilateral_upsample, form=form)
-    batched = jax.vmap(upsample)(scores, guides, sizes)
-    for args, picture in zip(zip(scores, guides, sizes, strict=True), batched, strict=True):
-        np.testing.assert_allclose(picture, upsample(*args), atol=1e-5)
-    labels = jax.vmap(functools.partial(upsample_labels, form=form))(scores, guides, sizes)
-    np.testing.assert_array_equal(labels, batched.argmax(1))
+    cases = [random_picture(3, 5, 4, 18, 23, seed) for seed in range(3)]
+    scores, guides = (jnp.stack(part) for part in zip(*cases, strict=True))
+    function = functools.partial(joint_bilateral, form=form)
+    batched = jax.vmap(function)(scores, guides)
+    for case, picture in zip(cases, batched, strict=True):
+        np.testing.assert_allclose(picture, function(*case), atol=1e-5)
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_large_picture_stays_within_a_gibibyte(form):
+def test_derivatives_in_the_scores(form):
+    """A linear map is its own derivative; what reverse gives is its transpose."""
+    scores, guide = random_case(2, 5, 4, 18, 23)
+    direction, _ = random_case(2, 5, 4, 1, 1, seed=1)
+    weight, _ = random_case(2, 18, 23, 1, 1, seed=2)
+    function = functools.partial(joint_bilateral, guide=guide, form=form)
+    out, moved = jax.jvp(function, (scores,), (direction,))
+    np.testing.assert_allclose(moved, by_definition(direction, guide, form), atol=1e-5)
+    gradient = jax.jit(jax.grad(lambda scores: (weight * function(scores)).sum()))(scores)
+    np.testing.assert_allclose((gradient * scores).sum(), (weight * out).sum(), rtol=1e-4)
+    np.testing.assert_allclose((gradient * direction).sum(), (weight * moved).sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_float32_where_float64_is_the_default(form):
+    scores, picture = random_picture(3, 6, 5, 31, 27)
+    guide = picture.astype(np.float64) / 255
+    expected = by_definition(scores, guide, form)
+    with jax.enable_x64(True):
+        function = functools.partial(joint_bilateral, form=form)
+        assert jax.eval_shape(function, scores, guide).dtype == jnp.float32
+        # Python's own integers may be i64[].
+        assert not re.search(r"f64|i64\[\d", str(jax.make_jaxpr(function)(scores, picture)))
+        assert_winners(upsample.labels(scores, picture, form=form)(), expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_large_picture_stays_within_64_mebibytes(form):
     """150 classes at 4000 x 3000 are 6.7 GiB of scores; compiled only, by XLA's own account."""
-    arguments = (
-        jax.ShapeDtypeStruct((150, 64, 64), jnp.float32),
-        jax.ShapeDtypeStruct((3000, 4000, 3), jnp.uint8),
-        jax.ShapeDtypeStruct((2,), jnp.int32),
+    shape = (150, 64, 64)
+    group, length, places = cut((3000, 4000), shape, form=form)
+    scores, pixels, centres, place = (
+        jax.ShapeDtypeStruct(shape, dtype)
+        for shape, dtype in [
+            (shape, jnp.float32),
+            ((length, 3), jnp.uint8),
+            ((64, 64, 3), jnp.uint8),
+            (places[0].shape, jnp.int32),
+        ]
     )
-    compiled = upsample_labels.lower(*arguments, form=form).compile()
-    assert compiled.memory_analysis().temp_size_in_bytes < 2**30
+    options = {"spatial_sigma": 1.0, "range_sigma": 0.1, "form": form, "group": group}
+    lowered = _program.lower(scores, pixels, centres, place, **options, argmax=True)
+    memory = lowered.compile().memory_analysis()
+    assert memory.temp_size_in_bytes + memory.output_size_in_bytes < 64 * 2**20
 
 
 def test_errors_name_value_and_way_out():
     scores, guide = random_case(*SHAPES[1])
     with pytest.raises(ValueError, match=r"upsampling form 'kopff'.*'kopf'"):
-        joint_bilateral_upsample(scores, guide, form="kopff")
+        joint_bilateral(scores, guide, form="kopff")
     with pytest.raises(ValueError, match=r"\[C, h, w\], found shape \(1, 3, 5, 4\)"):
-        joint_bilateral_upsample(scores[None], guide)
+        joint_bilateral(scores[None], guide)
     with pytest.raises(ValueError, match=r"\[H, W, 3\], found shape \(18, 23, 1\)"):
-        joint_bilateral_upsample(scores, guide[..., :1])
+        joint_bilateral(scores, guide[..., :1])
     with pytest.raises(ValueError, match=r"uint8, found int32"):
-        upsample_labels(scores, guide.astype(np.int32))
+        joint_bilateral(scores, guide.astype(np.int32))
+    for function in (upsample.labels, upsample.scores):
+        with pytest.raises(ValueError, match=r"pixels must be uint8, found float32"):
+            function(scores, guide)
     with pytest.raises(ValueError, match=r"range_sigma must be positive, found 0"):
-        joint_bilateral_upsample(scores, guide, range_sigma=0.0)
+        joint_bilateral(scores, guide, range_sigma=0.0)
     with pytest.raises(ValueError, match=r"at least 0.25.*found\s+0.2"):
-        joint_bilateral_upsample(scores, guide, spatial_sigma=0.2)
+        joint_bilateral(scores, guide, spatial_sigma=0.2)

@@ -1,0 +1,346 @@
+"""Joint bilateral upsampling of pictures of any size, in bounded memory.
+
+A picture is cut into strips, each some rows of cells; a strip is taken tile by tile, a tile being
+16 pixels of one cell in raster order: one small matrix product [C, taps] x [taps, 16] each. The
+weights are in `weights`; the three public functions share one core, `_upsample`.
+
+No shape in a strip's program depends on the picture: how many tiles there are is a number that the
+program is given. So a few lengths of strips serve all pictures: for one number of classes, grid and
+form there is a program for each length, and a few more for pictures so large that some rows of
+cells do not fit into the longest. Done in vain is only what fills up the last tile of a cell.
+
+Letters: C scores, K scores after `decide`, h w the grid of patches, H W the size of the picture, L
+pixels of a strip; in a block of tiles G rows of cells, n = G w tiles, P = 16 pixels a tile, T x T
+taps a window.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int, Shaped, UInt8
+
+from dsolo_jax.upsample.weights import FORMS, Picture, Tiles, centre_pixel, first_pixel
+from dsolo_jax.utils.checks import choose
+
+# Scores of a pixel to those that are wanted of it; hashable, for each has programs of its own.
+Decide = Callable[[Float[Array, "C ..."]], Float[Array, "K ..."]]
+
+# Pixels of a tile: the narrowest product that fills XLA's vectors on CPU; the fewer, the less work
+# is done in vain.
+TILE = 16
+
+
+class _Limits(NamedTuple):
+    # Numbers a block of tiles may hold of any one kind (weights, scores).
+    block: int
+    # Pixels of a strip, L: the first that holds the whole picture, or else the last. Scores are a
+    # number a class, so their strips are shorter.
+    labels: tuple[int, ...]
+    scores: tuple[int, ...]
+
+
+# A block should stay in the caches of a CPU; accelerators want large products (16 MiB of float32).
+_CPU = _Limits(1 << 17, (1 << 14, 1 << 16, 1 << 18), (1 << 14, 1 << 16))
+_ACCELERATOR = _Limits(1 << 22, (1 << 16, 1 << 18, 1 << 20, 1 << 22), (1 << 16, 1 << 20))
+
+_STATIC = ("spatial_sigma", "range_sigma", "form")
+
+_einsum = functools.partial(jnp.einsum, precision="highest")
+
+
+@functools.partial(jax.jit, static_argnames=_STATIC)
+def joint_bilateral(
+    scores: Float[Array, "C h w"],
+    guide: Float[Array, "H W 3"] | UInt8[Array, "H W 3"],
+    *,
+    spatial_sigma: float = 1.0,
+    range_sigma: float = 0.1,
+    form: str = "kopf",
+) -> Float[Array, "C H W"]:
+    """Upsamples scores to every pixel: a weighted mean of those around it, guided by the colours.
+
+    Pure: to be jitted, vmapped and differentiated. It is linear in the scores and has a derivative
+    in them, forward and reverse; reverse keeps the weights of all pixels, H W T² numbers. The guide
+    is not meant to be differentiated (for "dense", reverse raises JAX's error). The picture is one
+    strip, so each size has a program of its own: `labels` and `scores` have a few for all.
+
+    Args:
+        scores: low-resolution scores of C classes.
+        guide: the picture, float in 0..1 or uint8.
+        spatial_sigma: in low-resolution pixels; the window is cut at 3 of them.
+        range_sigma: in units of the guide's 0..1, over the three channels together.
+        form: "kopf": range weights between a pixel and the patches' centres (Kopf et al. 2007);
+            "dense": the bilinear picture, filtered with range weights between pixels (M2N2, CVPR
+            2025); "bilinear": no filter, both sigmas unused. The formulas are in `weights`.
+
+    Raises:
+        ValueError: for arrays of other shapes, an unknown form, a sigma that is not positive, or a
+            "kopf" window so narrow (spatial_sigma < 0.25) that it can miss every patch.
+    """
+    _check(scores, guide, spatial_sigma, range_sigma, form)
+    H, W, _ = guide.shape
+    group, _, (place,) = cut((H, W), scores.shape, (H * W,), spatial_sigma, form)
+    flat = _upsample(
+        scores,
+        guide.reshape(-1, 3),
+        _at_centres(guide, scores.shape),
+        tuple(place),
+        group=group,
+        spatial_sigma=spatial_sigma,
+        range_sigma=range_sigma,
+        form=form,
+    )
+    return flat.reshape(-1, H, W)
+
+
+def labels(
+    scores: Float[Array, "C h w"],
+    pixels: UInt8[np.ndarray, "H W 3"],
+    *,
+    spatial_sigma: float = 1.0,
+    range_sigma: float = 0.1,
+    form: str = "kopf",
+    decide: Decide | None = None,
+) -> Callable[[], Int[np.ndarray, "H W"]]:
+    """Starts upsampling and returns a function that waits for the label of every pixel, int32.
+
+    The label is the class with the largest of the scores that `joint_bilateral` has there, the
+    first one on a tie; the [C, H, W] scores are never held. Labels have no derivative.
+
+    Args:
+        scores: on the device that is to do the work.
+        pixels: the picture.
+        spatial_sigma, range_sigma, form: see `joint_bilateral`, the errors too.
+        decide: hashable; applied to the upsampled scores before the argmax.
+    """
+    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form}
+    lengths = _limits().labels
+    started = list(_strips(scores, pixels, lengths, **options, decide=decide, argmax=True))
+
+    def fetch() -> Int[np.ndarray, "H W"]:
+        whole = np.empty(pixels.shape[:2], np.int32)
+        for part, strip in started:
+            whole.reshape(-1)[part] = np.asarray(strip)[0, : part.stop - part.start]
+        return whole
+
+    return fetch
+
+
+def scores(
+    scores: Float[Array, "C h w"],
+    pixels: UInt8[np.ndarray, "H W 3"],
+    *,
+    spatial_sigma: float = 1.0,
+    range_sigma: float = 0.1,
+    form: str = "kopf",
+    decide: Decide | None = None,
+) -> Float[np.ndarray, "K H W"]:
+    """Upsamples as `joint_bilateral` does, then `decide`; fetched strip by strip, no derivative.
+
+    The arguments and errors are those of `labels`.
+    """
+    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form}
+    whole = None
+    for part, strip in _strips(scores, pixels, _limits().scores, **options, decide=decide):
+        if whole is None:
+            whole = np.empty((len(strip), *pixels.shape[:2]), np.float32)
+        whole.reshape(len(strip), -1)[:, part] = np.asarray(strip)[:, : part.stop - part.start]
+    return whole
+
+
+# ------------------------------------------------------------------------------- strips
+
+
+def _limits() -> _Limits:
+    return _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
+
+
+def cut(
+    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    lengths: Sequence[int] | None = None,
+    spatial_sigma: float = 1.0,
+    form: str = "kopf",
+) -> tuple[int, int, Int[np.ndarray, "strips 7"]]:
+    """Cuts a picture of `size` (H, W) for scores of `shape` (C, h, w), between rows of cells.
+
+    Args:
+        lengths: L to choose from, those of `labels` if None; the last is doubled where it does not
+            hold one row of cells.
+
+    Returns:
+        G, L, and of each strip: H, W, the first pixel row held, the first wanted, groups of G rows
+        of cells from and to, tiles a cell.
+    """
+    (H, W), (C, h, w) = size, shape
+    window = (2 * FORMS[form].reach(spatial_sigma) + 1) ** 2
+    lengths = lengths or _limits().labels
+    # Pixel rows beyond its own that a strip holds for its pixels' windows.
+    halo = math.ceil(3 * spatial_sigma * H / h) if form == "dense" else 0
+
+    def fit(length: int) -> int:
+        """Rows of cells that a strip holds, wherever it lies."""
+        return h if H * W <= length else (length // W - 2 * halo) * h // H
+
+    length = next((L for L in lengths if H * W <= L), lengths[-1])
+    while fit(length) < 1:
+        length *= 2
+    most = min(max(_limits().block // (w * TILE * max(C, window)), 1), h)
+    group = -(-h // -(-h // most))  # evenly: the last one should not be nearly empty
+    while group > fit(length):
+        group = -(-group // 2)
+    groups = -(-h // group)
+    step = groups if fit(length) == h else fit(length) // group
+    first = np.arange(0, groups, step)
+    wanted = first_pixel(first * group, h, H)
+    held, last = np.maximum(wanted - halo, 0), np.minimum(first + step, groups)
+    tiles = -(-(-(-H // h) * -(-W // w)) // TILE)
+    places = np.broadcast_arrays(H, W, held, wanted, first, last, tiles)
+    return group, length, np.stack(places, axis=1).astype(np.int32)
+
+
+def _strips(
+    scores: Float[Array, "C h w"],
+    pixels: UInt8[np.ndarray, "H W 3"],
+    lengths: Sequence[int],
+    *,
+    spatial_sigma: float,
+    range_sigma: float,
+    form: str,
+    **finish: Any,
+) -> Iterator[tuple[slice, Shaped[Array, "K L"]]]:
+    """Starts the strips one by one: the picture's pixels, in raster order, and what has them."""
+    _check(scores, pixels, spatial_sigma, range_sigma, form)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
+    (H, W, _), flat = pixels.shape, pixels.reshape(-1, 3)
+    group, length, places = cut((H, W), scores.shape, lengths, spatial_sigma, form)
+    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form, **finish}
+    centres = _at_centres(pixels, scores.shape)
+    starts = [W * int(wanted) for wanted in places[:, 3]]
+    for place, start, stop in zip(places, starts, [*starts[1:], H * W], strict=True):
+        strip = np.zeros((length, 3), np.uint8)
+        held = flat[W * place[2] :][:length]
+        strip[: len(held)] = held
+        yield slice(start, stop), _program(scores, strip, centres, place, group=group, **options)
+
+
+def _at_centres(picture: Shaped[Array, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
+    rows, columns = (
+        centre_pixel(np.arange(n, dtype=np.int32), n, N)
+        for n, N in zip(shape[1:], picture.shape, strict=False)
+    )
+    return picture[rows[:, None], columns]
+
+
+# --------------------------------------------------------------------------------- core
+
+
+def _upsample(
+    scores: Float[Array, "C h w"],
+    pixels: Shaped[Array, "L 3"],
+    centres: Shaped[Array, "h w 3"],
+    place: Sequence[np.int32] | Int[Array, "7"],
+    *,
+    group: int,
+    spatial_sigma: float,
+    range_sigma: float,
+    form: str,
+    decide: Decide | None = None,
+    argmax: bool = False,
+) -> Shaped[Array, "K L"]:
+    """Upsamples a strip: scores or labels of its pixels in raster order, behind them zeros.
+
+    Where its place is NumPy's numbers the loops have a known length, and so a reverse derivative.
+
+    Args:
+        pixels: of the strip, behind them anything.
+        centres: the picture's colours at the patches' centres.
+        place, group: see `cut`.
+    """
+    (C, h, w), L, G = scores.shape, len(pixels), group
+    *where, first, last, tiles = place
+    H, W, held, wanted = (jnp.asarray(x, jnp.int32) for x in where)
+    white = 255 if pixels.dtype == jnp.uint8 else 1
+    reach, weights = FORMS[form]
+    R = reach(spatial_sigma)
+    taps = jnp.arange(-R, R + 1, dtype=jnp.int32)
+    # Colours at the patch centres go with the scores: a tile needs both of the same taps.
+    maps = [jnp.moveaxis(jnp.asarray(scores, jnp.float32), 0, -1), centres.astype(jnp.float32)]
+    maps = jnp.concatenate(maps, axis=-1)
+    column = jnp.tile(jnp.arange(w, dtype=jnp.int32), G)
+    left, right = first_pixel(column, w, W), first_pixel(column + 1, w, W)
+    width = jnp.maximum(right - left, 1)[:, None]
+
+    def finish(upsampled: Float[Array, "n C P"]) -> Shaped[Array, "n K P"]:
+        decided = upsampled if decide is None else jax.vmap(decide)(upsampled)
+        if argmax:
+            return jnp.argmax(decided, axis=1, keepdims=True).astype(jnp.int32)
+        return decided.astype(jnp.float32)
+
+    def one_group(g, out):
+        row = jnp.repeat(G * g + jnp.arange(G, dtype=jnp.int32), w)
+        top, bottom = first_pixel(row, h, H), first_pixel(row + 1, h, H)
+        # Beyond the grid the taps are the border's: their weights are 0.
+        rows = jnp.clip(row[:, None] + taps, 0, h - 1)[:, :, None]
+        columns = jnp.clip(column[:, None] + taps, 0, w - 1)[:, None]
+        windows = maps[rows, columns].reshape(G * w, -1, C + 3)
+        S_q, colours = windows[..., :C].mT, [windows[..., C + channel] for channel in range(3)]
+        # Of cells without a pixel, and behind the last row of cells: none.
+        count = jnp.where(row < h, (bottom - top) * (right - left), 0)[:, None]
+
+        def one_tile(i, out):
+            pixel = TILE * i + jnp.arange(TILE, dtype=jnp.int32)
+            clipped = jnp.clip(pixel, 0, jnp.maximum(count - 1, 0))  # [n, P]
+            rows, columns = top[:, None] + clipped // width, left[:, None] + clipped % width
+            W_pq = weights(
+                Tiles(
+                    picture=Picture(pixels, (H, W), held),
+                    grid=(h, w),
+                    cell=(row, column),
+                    rows=rows,
+                    columns=columns,
+                    centres=colours,
+                    taps=taps,
+                    spatial_sigma=spatial_sigma,
+                    range_sigma=white * range_sigma,
+                )
+            )
+            finished = finish(_einsum("ncq,nqp->ncp", S_q, W_pq))
+            # What fills up a tile goes nowhere.
+            at = jnp.where(pixel < count, (rows - wanted) * W + columns, L)
+            return out.at[at].set(finished.mT, mode="drop", unique_indices=True)
+
+        return lax.fori_loop(np.int32(0), tiles, one_tile, out)
+
+    one = jax.eval_shape(finish, jax.ShapeDtypeStruct((1, C, 1), jnp.float32))
+    return lax.fori_loop(first, last, one_group, jnp.zeros((L, one.shape[1]), one.dtype)).T
+
+
+_program = jax.jit(_upsample, static_argnames=("group", *_STATIC, "decide", "argmax"))
+
+
+def _check(scores, guide, spatial_sigma, range_sigma, form):
+    choose("upsampling form", form, FORMS)
+    for name, sigma in {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma}.items():
+        if not sigma > 0:
+            raise ValueError(f'{name} must be positive, found {sigma}; "bilinear" needs neither')
+    if form == "kopf" and spatial_sigma < 0.25:
+        raise ValueError(
+            f"spatial_sigma must be at least 0.25 low-resolution pixels for the form 'kopf', found "
+            f"{spatial_sigma}: the disc of 3 sigma can hold no patch; choose 'dense' or 'bilinear'"
+        )
+    if scores.ndim != 3 or 0 in scores.shape:
+        raise ValueError(f"scores must be [C, h, w], found shape {scores.shape}; vmap batches")
+    if guide.ndim != 3 or guide.shape[2] != 3 or 0 in guide.shape:
+        raise ValueError(
+            f"guide must be [H, W, 3], found shape {guide.shape}; repeat grey, drop alpha"
+        )
+    if not (guide.dtype == jnp.uint8 or jnp.issubdtype(guide.dtype, jnp.floating)):
+        raise ValueError(f"guide must be float in 0..1 or uint8, found {guide.dtype}")
