@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from dsolo_jax import datasets
+from dsolo_jax.background import BACKGROUND_WORDS, Threshold
 from dsolo_jax.datasets.protocols import PROTOCOLS, classes, protocol
-from dsolo_jax.vocabulary import BACKGROUND_WORDS, BackgroundThreshold
 
 # (short side, probability threshold, reduce_zero_label) of NACLIP's configs and mmsegmentation.
 PUBLISHED = {
@@ -31,10 +31,10 @@ def test_the_table_is_the_published_one():
 def test_the_threshold_is_of_logits_unless_asked_for():
     """A discrepancy is no probability."""
     ours = protocol("voc21")
-    assert ours.threshold("logits") == BackgroundThreshold(0.1, 40)
+    assert ours.threshold("logits") == Threshold(0.1, 40)
     assert ours.threshold("velocity") is ours.threshold("kl") is None
     asked = protocol("voc21", background_rule="threshold", probability_threshold=0.2)
-    assert asked.threshold("velocity") == BackgroundThreshold(0.2, 40)
+    assert asked.threshold("velocity") == Threshold(0.2, 40)
     assert protocol("voc21", background_rule="words").threshold("logits") is None
     assert protocol("ade20k").threshold("logits") is None
 
