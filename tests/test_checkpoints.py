@@ -81,6 +81,26 @@ def test_every_misfit_is_listed_at_once():
         assert line in message
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x: np.where(x == x.max(), np.nan, x), "not finite in 1 of 42 places"),
+        (lambda x: x.astype(np.float16) * np.float16(np.inf), "not finite in 42 of 42 places"),
+        (lambda x: (x * np.inf).astype(ml_dtypes.bfloat16), "not finite in 42 of 42 places"),
+        (lambda x: x.astype(np.float64) + 1e300, "not finite in 42 of 42 places"),
+        (lambda x: x.astype(np.int8), "int8 instead of float32, float16 or bfloat16"),
+        (lambda x: x > 0, "bool instead of float32"),
+        (lambda x: x.astype(np.complex64), "complex64 instead of float32"),
+        (lambda x: x.astype(ml_dtypes.float8_e4m3fn), "float8_e4m3fn instead of float32"),
+    ],
+)
+def test_numbers_that_are_no_weights_are_named(change, words):
+    tensors, name = _tensors(), "layers.0.mlp.0.weight"
+    tensors[name] = change(tensors[name])
+    with pytest.raises(ValueError, match=rf"1 problems(?s:.*){words}.*: {name} \(6, 7\)"):
+        checkpoints.convert(tensors, ROWS, _shapes(), source="the/folder")
+
+
 def test_ignored_names_stay_in_the_file(tmp_path):
     tensors = _tensors() | {"layers.3.position_ids": np.arange(3)}
     with pytest.raises(ValueError, match="unknown: layers.3.position_ids"):
@@ -187,6 +207,22 @@ def test_a_missing_shard_is_named(tmp_path):
         checkpoints.read_tensors(tmp_path, "net")
 
 
+@pytest.mark.parametrize("content", [{}, {"weight_map": ["a"]}, {"weight_map": {"a": 5}}])
+def test_a_damaged_index_is_named(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="index.json names no file of each tensor"):
+        checkpoints.read_tensors(tmp_path)
+
+
+def test_eight_bits_are_named(tmp_path):
+    header = {"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}
+    said = json.dumps(header).encode()
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(len(said).to_bytes(8, "little") + said + bytes(4))
+    with pytest.raises(ValueError, match="model.safetensors .*in 8 bits.*float32, float16"):
+        checkpoints.read_tensors(tmp_path)
+
+
 @pytest.mark.parametrize("keep", [0, 5, -3])
 def test_a_truncated_file_is_named(tmp_path, keep):
     path = tmp_path / "model.safetensors"
@@ -203,9 +239,10 @@ def test_other_formats_are_refused_with_the_way_out(tmp_path):
 
 
 def test_a_damaged_json_is_named(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": ')
-    with pytest.raises(ValueError, match="config.json is no JSON"):
-        checkpoints.read_json(tmp_path / "config.json")
+    for damaged in ('{"model_type": ', "[" * 100_000):
+        (tmp_path / "config.json").write_text(damaged)
+        with pytest.raises(ValueError, match="config.json is no JSON"):
+            checkpoints.read_json(tmp_path / "config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,6 +252,7 @@ class _Config:
     deep: bool = False
     widths: tuple[int, ...] = (1, 2)
     kinds: tuple[str, ...] = ("a",)
+    extra: int = 0
 
 
 def test_a_section_takes_the_keys_it_knows():
@@ -234,6 +272,11 @@ def test_a_section_takes_the_keys_it_knows():
         ({"widths": 5}, "widths is 5, wanted a list of int"),
         ({"widths": [5, None]}, r"widths is \(5, None\), wanted a list of int"),
         ({"kinds": "a"}, "kinds is 'a', wanted a list of str"),
+        ({"size": 0}, "size is 0, wanted one int above 0"),
+        ({"ratio": float("inf")}, "ratio is inf, wanted one float above 0"),
+        ({"ratio": float("nan")}, "ratio is nan, wanted one float above 0"),
+        ({"widths": [3, -1]}, r"widths is \(3, -1\), wanted a list of int above 0"),
+        ({"extra": -1}, "extra is -1, wanted one int at least 0"),
     ],
 )
 def test_a_section_names_a_value_of_another_type(content, words):

@@ -30,6 +30,23 @@ def test_attention_equals_torch(heads):
     np.testing.assert_allclose(transformer.attention_rows(query, key), weights, atol=1e-6)
 
 
+def test_derivatives_equal_torch_the_bias_one_too(heads):
+    bias = np.random.default_rng(3).standard_normal((2, 3, 11, 7)).astype(np.float32)
+    theirs = [torch.tensor(np.asarray(x), requires_grad=True) for x in (*heads, bias)]
+    q, k, v, mask = theirs
+    (torch.nn.functional.scaled_dot_product_attention(q, k, v, mask) ** 2).sum().backward()
+
+    def square(*given):
+        return (transformer.attend(*given) ** 2).sum()
+
+    found = jax.grad(square, argnums=(0, 1, 2, 3))(*heads, jnp.asarray(bias))
+    for ours, x in zip(found, theirs, strict=True):
+        np.testing.assert_allclose(ours, x.grad, rtol=1e-4, atol=1e-5)
+    along = tuple(jnp.ones_like(x) for x in (*heads, bias))
+    _, forward = jax.jvp(square, (*heads, jnp.asarray(bias)), along)
+    np.testing.assert_allclose(forward, sum(x.sum() for x in found), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("block", [1, 2 * 3 * 7, 200, 10**6])
 def test_blocks_of_rows_change_nothing(heads, monkeypatch, block):
     query, key, value = heads

@@ -117,13 +117,10 @@ def _affinity(features: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_maps_and_features_equal_transformers(loaded, kind):
+def test_maps_equal_transformers(loaded, kind):
     model, config, params = loaded[kind]
     pixels = _pixels(config, 4, 6)
-    features, maps = _torch(model, pixels)
-    found = dino.patch_features(params, config, pixels)
-    assert found.shape == (2, 4, 6, 32)
-    assert _error(found.reshape(features.shape), features) <= 1e-5
+    _, maps = _torch(model, pixels)
     for name, expected in zip(("0", "-1"), maps, strict=True):
         attention = dino.self_attention(params, config, pixels, layers=(name,))
         assert attention.dtype == jnp.float32
@@ -135,9 +132,9 @@ def test_maps_and_features_equal_transformers(loaded, kind):
 def test_positions_are_resampled_as_transformers_does(loaded, kind, grid):
     model, config, params = loaded[kind]
     pixels = _pixels(config, *grid)
-    features, _ = _torch(model, pixels)
-    found = dino.patch_features(params, config, pixels)
-    assert _error(found.reshape(features.shape), features) <= 1e-5
+    expected = _rows(_torch(model, pixels)[1][-1])
+    found = dino.self_attention(params, config, pixels)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["vit", "dinov2_with_registers"])
@@ -172,7 +169,7 @@ def test_the_last_block_is_the_default_and_weights_are_alike(loaded):
 # ---------------------------------------------------------------------------------- affinity
 
 
-@pytest.mark.parametrize("kind", ["vit", "dinov2_with_registers"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_affinity_is_proxyclips_on_the_last_features(loaded, kind):
     model, config, params = loaded[kind]
     pixels = _pixels(config, 4, 6)
@@ -221,8 +218,6 @@ def test_bfloat16_stays_close(loaded, folders, kind):
         assert found.dtype == jnp.float32
         deviation = np.linalg.norm(exact - 1 / 24)
         assert np.linalg.norm(found - exact) <= 5e-2 * deviation
-    features = jax.eval_shape(lambda: dino.patch_features(half, config, pixels))
-    assert features.dtype == jnp.bfloat16
 
 
 def _largest(jaxpr) -> int:
@@ -379,14 +374,13 @@ def test_weights_that_do_not_fit_are_named(loaded, layers, weights):
         dino.self_attention(params, config, _pixels(config, 2, 2), layers=layers, weights=weights)
 
 
-@pytest.mark.parametrize("call", [dino.self_attention, dino.patch_features])
-def test_pictures_of_no_whole_patches_are_named(loaded, call):
+def test_pictures_of_no_whole_patches_are_named(loaded):
     _, config, params = loaded["dinov2"]
     with pytest.raises(ValueError, match="42 x 50 pixels.*patch size 14"):
-        call(params, config, np.zeros((1, 42, 50, 3), np.float32))
+        dino.self_attention(params, config, np.zeros((1, 42, 50, 3), np.float32))
     for shape in ((42, 42, 3), (1, 42, 42, 4)):
         with pytest.raises(ValueError, match=rf"pixels \({shape[0]}, 42.*\[B, H, W, 3\]"):
-            call(params, config, np.zeros(shape, np.float32))
+            dino.self_attention(params, config, np.zeros(shape, np.float32))
 
 
 def _edit(folder, **changes) -> None:
@@ -436,6 +430,14 @@ def test_a_classifiers_weights_are_listed(folder):
     tensors["classifier.weight"] = np.zeros((2, 32), np.float32)
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     with pytest.raises(ValueError, match=r"1 problems(?s:.*)unknown: classifier.weight \(2, 32\)"):
+        dino.load(folder)
+
+
+def test_weights_that_are_not_finite_are_named(folder):
+    tensors = checkpoints.read_tensors(folder)
+    tensors["layernorm.bias"][:2] = -np.inf
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(ValueError, match=r"not finite in 2 of 32 places: layernorm.bias \(32,\)"):
         dino.load(folder)
 
 

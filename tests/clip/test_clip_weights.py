@@ -3,10 +3,13 @@
 import dataclasses
 import json
 import shutil
+from fnmatch import fnmatch
 
+import huggingface_hub
 import jax
 import jax.numpy as jnp
 import numpy as np
+import PIL.Image
 import pytest
 import safetensors.numpy
 import torch
@@ -82,6 +85,7 @@ def test_saved_checkpoint_agrees_in_transformers(tmp_path):
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [
         "config.json",
         "model.safetensors",
+        "preprocessor_config.json",
     ]
     model, report = transformers.CLIPModel.from_pretrained(
         tmp_path / "new", output_loading_info=True
@@ -232,11 +236,95 @@ def test_config_json_is_read_back(tmp_path):
         ({"vision_config__num_attention_heads": 5}, "hidden_size 32 is no multiple of.*5"),
         ({"vision_config__image_size": 65}, "image_size 65 must be a multiple of patch_size 16"),
         ({"projection_dim": "24"}, "projection_dim is '24'"),
+        ({"projection_dim": -24}, "projection_dim is -24, wanted one int above 0"),
+        ({"vision_config__patch_size": 0}, "vision_config: patch_size is 0, wanted one int above"),
+        ({"vision_config": 5}, "vision_config is 5, wanted an object"),
     ],
 )
 def test_unusable_configs_are_named(folder, changes, words):
     _edit(folder, **changes)
     with pytest.raises(ValueError, match=f"config.json.*{words}"):
+        clip.load(folder)
+
+
+NORMALISATIONS = (
+    ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    ((0.0, 0.5, 1.0), (0.1, 0.5, 1.0)),
+)
+
+
+def _normalise(config, pixels):
+    mean, std = np.array([config.image_mean, config.image_std], np.float32)
+    return (pixels.astype(np.float32) / 255 - mean) / std
+
+
+@pytest.mark.parametrize(("mean", "std"), NORMALISATIONS)
+def test_pictures_are_normalised_by_the_folders_own_processor(
+    folder, torch_clip, monkeypatch, mean, std
+):
+    """From the folder, and from a stand-in of the hub that hands out the files asked for."""
+    transformers.CLIPImageProcessorPil(
+        image_mean=mean, image_std=std, size={"shortest_edge": 64}, do_center_crop=False
+    ).save_pretrained(folder)
+    picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    oracle = transformers.CLIPImageProcessorPil.from_pretrained(folder)
+    given = oracle(PIL.Image.fromarray(picture), return_tensors="pt").pixel_values
+    model = transformers.CLIPModel.from_pretrained(folder).eval()
+    with torch.no_grad():
+        wanted = model.get_image_features(given).pooler_output[0].numpy()
+
+    def download(name, allow_patterns):
+        remote = folder.parent / "remote"
+        remote.mkdir(exist_ok=True)
+        for path in folder.iterdir():
+            if any(fnmatch(path.name, pattern) for pattern in allow_patterns):
+                shutil.copy(path, remote)
+        return str(remote)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    for source in (folder, "owner/name"):
+        config, params = clip.load(source)
+        assert (config.image_mean, config.image_std) == (mean, std)
+        found = clip.encode_image(params, config, _normalise(config, picture[None])).pooled[0]
+        cosine = found @ wanted / np.linalg.norm(found) / np.linalg.norm(wanted)
+        assert cosine > 0.99999
+
+
+def test_normalisation_is_saved_too(folder, tmp_path):
+    config, params = clip.load(folder)
+    other = dataclasses.replace(config, image_mean=(0.1, 0.2, 0.3), image_std=(0.4, 0.5, 0.6))
+    clip.save(tmp_path / "other", other, params)
+    assert clip.load(tmp_path / "other")[0] == other
+    oracle = transformers.CLIPImageProcessorPil.from_pretrained(tmp_path / "other")
+    assert tuple(oracle.image_mean) == other.image_mean
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"image_std": [0.2, 0, 0.3]}, r"image_std is \[0.2, 0, 0.3\], wanted three numbers from"),
+        ({"image_std": [0.2, 0.3]}, "image_std is .*wanted three numbers"),
+        ({"image_std": [0.2, 0.3, float("nan")]}, "image_std is .*nan"),
+        ({"image_mean": [123.7, 116.3, 103.5]}, "image_mean is .*from 0 to 1, for pixels in 0..1"),
+        ({"image_mean": 0.5}, "image_mean is 0.5, wanted three numbers"),
+        ({"image_mean": ["a", "b", "c"]}, "image_mean is .*'a'"),
+        ({"do_normalize": False}, "do_normalize is False, wanted True"),
+        ({"rescale_factor": 1}, "rescale_factor is 1, wanted 0.0039"),
+    ],
+)
+def test_unusable_normalisations_are_named(folder, content, words):
+    (folder / "preprocessor_config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"preprocessor_config.json: {words}"):
+        clip.load(folder)
+
+
+def test_weights_that_are_not_finite_are_named(folder):
+    tensors = checkpoints.read_tensors(folder)
+    tensors["vision_model.encoder.layers.1.mlp.fc2.bias"][3] = np.nan
+    safetensors.numpy.save_file(tensors, folder / "model.safetensors")
+    words = r"not finite in 1 of 32 places: vision_model.encoder.layers.1.mlp.fc2.bias \(32,\)"
+    with pytest.raises(ValueError, match=words):
         clip.load(folder)
 
 

@@ -7,7 +7,6 @@ from dsolo_jax.attention.dino.tower import (
     STD,
     graph,
     layer_names,
-    patch_features,
     self_attention,
     squares,
 )
@@ -23,7 +22,6 @@ __all__ = [
     "graph",
     "layer_names",
     "load",
-    "patch_features",
     "self_attention",
     "settings",
     "squares",

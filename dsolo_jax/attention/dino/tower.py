@@ -81,8 +81,8 @@ class _Tower(nn.Module):
     @nn.compact
     def __call__(
         self, pixels: Float[Array, "B H W 3"], weights: dict[str, float]
-    ) -> tuple[Float[Array, "B N N"], Float[Array, "B N D"]]:
-        """Weighted sum of the maps of the layers in `weights`, and the last patch features."""
+    ) -> Float[Array, "B N N"]:
+        """Weighted mean of the maps of the layers in `weights`."""
         config, width, p = self.config, self.config.hidden_size, self.config.patch_size
         patches = patchify(pixels, p)
         b, h, w = len(pixels), pixels.shape[1] // p, pixels.shape[2] // p
@@ -108,7 +108,7 @@ class _Tower(nn.Module):
         features = layer_norm(config.layer_norm_eps, "norm_post")(x)[:, skip:]
         if _AFFINITY in weights:
             total = total + weights[_AFFINITY] * affinity(features)
-        return total, features.astype(x.dtype)
+        return total / total.sum(axis=-1, keepdims=True)
 
 
 # ------------------------------------------------------------------------------------ public
@@ -117,7 +117,7 @@ class _Tower(nn.Module):
 def parameter_shapes(config: DinoConfig) -> dict[str, Any]:
     """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
     tower, pixels = _Tower(config), jnp.zeros((1, config.patch_size, config.patch_size, 3))
-    return jax.eval_shape(lambda: tower.init(jax.random.key(0), pixels, {}))["params"]
+    return jax.eval_shape(lambda: tower.init(jax.random.key(0), pixels, {_AFFINITY: 1.0}))["params"]
 
 
 def layer_names(config: DinoConfig) -> dict[str, str]:
@@ -131,20 +131,10 @@ def squares(config: DinoConfig) -> Squares:
     return Squares(patch, patch, patch * round(512 / patch))
 
 
-# Two functions, so that XLA drops what the other one needs.
-
-
 @partial(jax.jit, static_argnames=("config", "weights"))
 def _self_attention(params, config, pixels, weights) -> Float[Array, "B N N"]:
     with precision(params["patch_kernel"]):
-        total, _ = _Tower(config).apply({"params": params}, pixels, dict(weights))
-    return total / total.sum(axis=-1, keepdims=True)
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _patch_features(params, config, pixels) -> Float[Array, "B N D"]:
-    with precision(params["patch_kernel"]):
-        return _Tower(config).apply({"params": params}, pixels, {})[1]
+        return _Tower(config).apply({"params": params}, pixels, dict(weights))
 
 
 def self_attention(
@@ -184,16 +174,3 @@ def graph(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
     """Normalises pixels in 0..1 and asks `self_attention`, see `attention.common`."""
     mean, std = np.array([MEAN, STD], np.float32)
     return self_attention(params, config, (pixels - mean) / std, layers=layers, weights=weights)
-
-
-def patch_features(
-    params: Params, config: DinoConfig, pixels: Float[Array, "B H W 3"]
-) -> Float[Array, "B h w D"]:
-    """Computes the last patch features, after the final norm; `pixels` as for `self_attention`.
-
-    Raises:
-        ValueError: pixels of another shape, or H or W no multiple of the patch size.
-    """
-    h, w = (size // config.patch_size for size in pixels.shape[1:3])
-    features = _patch_features(params, config, pixels)
-    return features.reshape(*features.shape[:1], h, w, -1)
