@@ -60,12 +60,12 @@ class WeightFiles(NamedTuple):
     """The names under which transformers and diffusers keep a model's weights.
 
     single: all of them in one file, otherwise
-    index: the JSON object that names the file of each, and
+    shard_index: the JSON object that names the file of each, and
     shards: a pattern of those files.
     """
 
     single: str
-    index: str
+    shard_index: str
     shards: str
 
 
@@ -84,7 +84,7 @@ def weight_files(stem: str = "model", variant: str = "") -> WeightFiles:
 def has_tensors(directory: Path, stem: str = "model", variant: str = "") -> bool:
     """Says whether a folder holds these weights, or the index of their shards."""
     files = weight_files(stem, variant)
-    return (directory / files.single).is_file() or (directory / files.index).is_file()
+    return (directory / files.single).is_file() or (directory / files.shard_index).is_file()
 
 
 def read_tensors(
@@ -136,7 +136,7 @@ def _tensor_files(directory: Path, stem: str, variants: Sequence[str]) -> list[P
     files = weight_files(stem, variant)
     if (directory / files.single).is_file():
         return [directory / files.single]
-    index = directory / files.index
+    index = directory / files.shard_index
     try:
         names = sorted({Path(name).name for name in read_json(index)["weight_map"].values()})
     except (KeyError, AttributeError, TypeError) as error:
@@ -171,11 +171,11 @@ def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Sect
         ValueError: naming `where`, the key, its value and what is wanted.
     """
     values = {}
-    for field in dataclasses.fields(kind):
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
         value = content.get(field.name, field.default)
         value = tuple(value) if isinstance(value, list) else value
         listed = typing.get_origin(field.type) is tuple
-        one = typing.get_args(field.type)[0] if listed else field.type
+        one: Any = typing.get_args(field.type)[0] if listed else field.type
         items = value if listed and isinstance(value, tuple) else (value,)
         wanted = f"{'a list of' if listed else 'one'} {one.__name__}"
         if listed is not isinstance(value, tuple) or not all(_is_a(x, one) for x in items):
@@ -341,8 +341,8 @@ def convert(
         elif fault := _fault(tensor):
             problems.append(f"{fault}: {name} {tensor.shape}")
     for path in wanted.keys() - filled.keys():
-        names = [name for row in rows if (name := row.export(path))]
-        problems.append(f"missing: {names[0] if names else 'nothing'}, for {path} {wanted[path]}")
+        named = next(filter(None, (row.export(path) for row in rows)), "nothing")
+        problems.append(f"missing: {named}, for {path} {wanted[path]}")
     if problems:
         raise ValueError(
             f"{source} does not fit its own config: {len(problems)} problems, so it is a "
@@ -382,14 +382,14 @@ def export(params: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, np.ndarr
     Raises:
         ValueError: listing every path of the tree without a row.
     """
-    rows, tensors, unknown = tuple(rows), {}, []
+    rows, unknown = tuple(rows), []
+    tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten(params).items():
-        named = ((row.export(path), row.transform) for row in rows)
-        name, transform = next((pair for pair in named if pair[0]), (None, same))
-        if name is None:
+        row = next((row for row in rows if row.export(path)), None)
+        if row is None:
             unknown.append(path)
         else:
-            tensors[name] = transform.export(np.asarray(leaf))
+            tensors[str(row.export(path))] = row.transform.export(np.asarray(leaf))
     if unknown:
         raise ValueError(f"the conversion table has no row for: {', '.join(sorted(unknown))}")
     return tensors

@@ -5,8 +5,8 @@ W width. All is ordinary JAX and has derivatives, forward and reverse, in every 
 """
 
 from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from functools import partial, reduce
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -121,7 +121,8 @@ def attention_rows(
     weights, total = _exponentials(query, key)
     shares = 1 / (query.shape[1] * total)
     # Head by head: XLA's CPU code for a mean over an outer axis takes several times as long.
-    return sum(weights[:, k, :, skip:] * shares[:, k] for k in range(query.shape[1]))
+    heads = (weights[:, k, :, skip:] * shares[:, k] for k in range(query.shape[1]))
+    return reduce(jnp.add, heads)
 
 
 def by_rows(
@@ -155,24 +156,15 @@ def layer_norm(epsilon: float, name: str | None = None) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon, jnp.float32, use_fast_variance=False, name=name)
 
 
-class BlockConfig(Protocol):
-    """The sizes a `Block` asks of its model's config, by the names of transformers."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    hidden_act: str
-    layer_norm_eps: float
-
-
 class Block(nn.Module):
     """A pre-norm transformer block, in pieces: CLIP's starts put them together differently.
 
+    config: the model's, whose sizes have the names of transformers.
     qkv_bias: whether query, key and value have one.
     layer_scale: whether attention and MLP are scaled by a vector before they are added (DINOv2).
     """
 
-    config: BlockConfig
+    config: Any
     qkv_bias: bool = True
     layer_scale: bool = False
 

@@ -1,5 +1,7 @@
 """From a picture's own patch grid, h x w, to the square grid of the graph, r x r."""
 
+from functools import reduce
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -17,7 +19,8 @@ def resample_maps(
     Source: CLIPer (whose class maps go to Stable Diffusion's grid so); no antialiasing.
     """
     corners, weights = _bilinear(grid, side)
-    return sum(maps[:, index] * weight for index, weight in zip(corners, weights, strict=True))
+    pairs = zip(corners, weights, strict=True)
+    return reduce(jnp.add, (maps[:, index] * weight for index, weight in pairs))
 
 
 def resample_attention(

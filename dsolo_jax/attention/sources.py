@@ -101,16 +101,16 @@ def load(
         raise ValueError(
             f"timestep is {timestep} for {name}; wanted 0..999, and of Stable Diffusion alone"
         )
-    if kind == "clip" and clip is None:
-        raise ValueError("the attention source 'clip' wants clip=dsolo_jax.clip.load(...)")
+    config: Any = None
+    params: Params = {}
     if kind == "clip":
+        if clip is None:
+            raise ValueError("the attention source 'clip' wants clip=dsolo_jax.clip.load(...)")
         config, params = clip
-    elif kind == "appearance":
-        config, params = None, {}
-    elif graph:
+    elif kind != "appearance" and graph:
         config, params = module.load(HUB_IDS.get(name, name), dtype)
-    else:
-        config, params = module.settings(HUB_IDS.get(name, name)), None
+    elif kind != "appearance":
+        config = module.settings(HUB_IDS.get(name, name))
     layers = module.LAYERS if layers is None else tuple(layers)
     weights = None if weights is None else tuple(map(float, weights))
     weigh(layers, weights, module.layer_names(config), f"layer of {name}")

@@ -66,7 +66,7 @@ VIT_L14 = ClipConfig(
 
 
 def _tower(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
-    config = section(kind, content, where)
+    config: Any = section(kind, content, where)
     if config.hidden_act not in ACTIVATIONS:
         raise ValueError(
             f"{where}: hidden_act is {config.hidden_act!r}, wanted one of "
@@ -99,7 +99,7 @@ def read_config(directory: Path) -> ClipConfig:
 
     def tower(kind: type[Section], name: str) -> Section:
         # Old config files carry a `<name>_dict` too; transformers lets it overrule `<name>`.
-        sections = (content.get(f"{name}_dict"), content.get(name), {})
+        sections: tuple[Any, ...] = (content.get(f"{name}_dict"), content.get(name), {})
         chosen = next(s for s in sections if s is not None)
         if not isinstance(chosen, dict):
             raise ValueError(f"{path}: {name} is {chosen!r}, wanted an object")
@@ -116,7 +116,7 @@ def read_config(directory: Path) -> ClipConfig:
     return dataclasses.replace(config, **_read_normalisation(directory / PREPROCESSOR))
 
 
-def _read_normalisation(path: Path) -> dict[str, tuple[float, ...]]:
+def _read_normalisation(path: Path) -> dict[str, Any]:
     content = checkpoints.read_json(path) if path.is_file() else {}
     as_we_do = {"do_rescale": (True,), "rescale_factor": (1 / 255,), "do_normalize": (True,)}
     checkpoints.require(content, as_we_do, str(path))

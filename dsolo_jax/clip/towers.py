@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dsolo_jax.checkpoints import Params
@@ -170,28 +171,28 @@ def _one_token() -> Int[Array, "1 1"]:
 
 
 @partial(jax.jit, static_argnames=("config", "start"))
-def _encode_patches(params, config, patches, grid, start) -> ImageEncoding:
+def _encode_patches(params, config, patches, grid, start):
     with precision(params["patch_kernel"]):
         tower = _VisionTower(config.vision, config.projection_dim)
         return tower.apply({"params": params}, patches, grid, start)
 
 
 @partial(jax.jit, static_argnames=("config", "weights"))
-def _attention_maps(params, config, patches, grid, weights) -> Float[Array, "B N N"]:
+def _attention_maps(params, config, patches, grid, weights):
     with precision(params["patch_kernel"]):
         tower = _VisionTower(config.vision, config.projection_dim)
         return tower.apply({"params": params}, patches, grid, dict(weights), method="maps")
 
 
 @partial(jax.jit, static_argnames=("config",))
-def _encode_text(params, config, token_ids) -> Float[Array, "Q D"]:
+def _encode_text(params, config, token_ids):
     with precision(params["text"]["tokens"]):
         tower = _TextTower(config.text, config.projection_dim)
         return tower.apply({"params": params["text"]}, token_ids)
 
 
 @partial(jax.jit, static_argnames=("config",))
-def _encode_tokens(params, config, token_ids) -> Float[Array, "Q L W"]:
+def _encode_tokens(params, config, token_ids):
     with precision(params["tokens"]):
         return _TextTower(config).apply({"params": params}, token_ids, method="states")
 
@@ -294,7 +295,7 @@ def encode_text(
 
 
 def encode_tokens(
-    params: Params, config: TextConfig, token_ids: Int[Array, "Q L"]
+    params: Params, config: TextConfig, token_ids: Int[Array | np.ndarray, "Q L"]
 ) -> Float[Array, "Q L W"]:
     """Gives the text tower's last states of every token, after its final layer norm, not projected.
 
@@ -311,7 +312,7 @@ def encode_tokens(
     return _encode_tokens(params, config, token_ids)
 
 
-def _check_length(config: TextConfig, token_ids: Int[Array, "Q L"]) -> None:
+def _check_length(config: TextConfig, token_ids: Int[Array | np.ndarray, "Q L"]) -> None:
     longest = config.max_position_embeddings
     if token_ids.ndim != 2 or token_ids.shape[1] > longest:
         raise ValueError(

@@ -108,7 +108,7 @@ def build(kind: Kind, tokenizer: str | os.PathLike, seed: int) -> Models:
 def unet(config: UNetConfig) -> UNet2DConditionModel:
     """diffusers' denoiser of our sizes."""
     theirs = dataclasses.asdict(config)
-    return UNet2DConditionModel(**theirs, attention_head_dim=theirs.pop("num_heads"))
+    return UNet2DConditionModel(attention_head_dim=theirs.pop("num_heads"), **theirs)
 
 
 def vae(config: VAEConfig) -> AutoencoderKL:

@@ -2,11 +2,12 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from dsolo_jax.checkpoints import read_json, require, section
 
 # transformers' defaults for a key that a config.json lacks, where they differ from DinoConfig's.
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": {"patch_size": 16, "layer_norm_eps": 1e-12},
     "dinov2": {},
     "dinov2_with_registers": {"patch_size": 16, "num_register_tokens": 4},

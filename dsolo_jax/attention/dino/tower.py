@@ -132,7 +132,7 @@ def squares(config: DinoConfig) -> Squares:
 
 
 @partial(jax.jit, static_argnames=("config", "weights"))
-def _self_attention(params, config, pixels, weights) -> Float[Array, "B N N"]:
+def _self_attention(params, config, pixels, weights):
     with precision(params["patch_kernel"]):
         return _Tower(config).apply({"params": params}, pixels, dict(weights))
 

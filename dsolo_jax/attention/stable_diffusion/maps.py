@@ -140,7 +140,7 @@ def mean_attention(
     lookings: Sequence[Looking], shares: Sequence[float], side: int
 ) -> Float[Array, "B N N"]:
     """Computes Σ share · mean over heads of softmax(qkᵀ/√d), on the grid of `side` x `side`."""
-    mean = 0.0
+    mean = jnp.float32(0)
     for n in sorted({looking.key.shape[2] for looking in lookings}):
         group = [(x, s) for x, s in zip(lookings, shares, strict=True) if x.key.shape[2] == n]
         share = sum(s for _, s in group)

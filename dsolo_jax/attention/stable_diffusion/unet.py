@@ -197,7 +197,8 @@ def denoise(
     self-attention that is asked for.
     """
     prompt_length = len(fixed["mid_block"]["attentions_0"]["attn2"]["keys"])
-    return _UNet(config, prompt_length).apply({"params": fixed}, latents)
+    found: Any = _UNet(config, prompt_length).apply({"params": fixed}, latents)
+    return found
 
 
 # -------------------------------------------------------------------------------- constants

@@ -80,7 +80,8 @@ class Encoder(nn.Module):
         x = Convolution(2 * config.latent_channels, name="conv_out")(x)
         if config.use_quant_conv:
             x = Dense(2 * config.latent_channels, name="quant_conv")(x)
-        return tuple(jnp.split(x, 2, axis=-1))
+        mean, log_variance = jnp.split(x, 2, axis=-1)
+        return mean, log_variance
 
 
 def parameter_shapes(config: VAEConfig) -> dict[str, Any]:

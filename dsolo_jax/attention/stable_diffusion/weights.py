@@ -183,8 +183,10 @@ def load(
     directory = _fetch(source, variants)
 
     def component(name: str, rows: Sequence[Row], shapes: Params, ignore: Sequence[str]) -> Params:
-        options = {"stem": STEMS[name], "variants": variants, "ignore": ignore}
-        return checkpoints.load(directory / name, rows, shapes, dtype, **options)
+        folder, stem = directory / name, STEMS[name]
+        return checkpoints.load(
+            folder, rows, shapes, dtype, stem=stem, variants=variants, ignore=ignore
+        )
 
     return config, {
         "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
