@@ -13,7 +13,6 @@ from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import ClipConfig
 from dsolo_jax.datasets import miniature
 from dsolo_jax.templates import IMAGENET_TEMPLATES
-from dsolo_jax.vocabulary import prompts
 from experiments.training.captioned import Canvas, enumerated
 from experiments.training.contrastive import embed_pictures, embed_texts
 
@@ -55,8 +54,8 @@ def report(
     of things by whether train shows such ones."""
     pictures = _embed(_pictures, given.pictures, params, config)
     captions = _embed(_texts, tokenize(given.captions), params, config)
-    queries = tokenize(prompts(miniature.CLASSES, IMAGENET_TEMPLATES))
-    classes = _embed(_texts, queries, params, config).reshape(
+    prompts = [form.format(name) for name in miniature.CLASSES for form in IMAGENET_TEMPLATES]
+    classes = _embed(_texts, tokenize(prompts), params, config).reshape(
         len(miniature.CLASSES), -1, config.projection_dim
     )
     scores = pictures @ classes.mean(axis=1).T / np.linalg.norm(classes.mean(axis=1), axis=-1)
