@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import Int
@@ -95,7 +96,8 @@ def _segment(options: argparse.Namespace) -> int:
     for picture in progress(todo, len(todo), "segment") if not single else todo:
         try:
             pixels = images.read_image(picture)
-            labels = dsolo.segment(model, pixels, words, options.method).labels
+            result = cast(dsolo.Result, dsolo.segment(model, pixels, words, options.method))
+            labels = result.labels
         except (OSError, ValueError) as error:
             if single:
                 raise
@@ -126,7 +128,7 @@ def _words(options: argparse.Namespace) -> Vocabulary:
     if ";" not in given and Path(given).is_file():
         classes = read_classes(given)
     else:
-        classes = [name for name in given.split(";") if name.strip()]
+        classes = tuple(name for name in given.split(";") if name.strip())
     words = vocabulary.parse(classes)
     return background.with_background(words) if options.background else words
 

@@ -99,8 +99,8 @@ def overlay(
     picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
     mixed = (1 - opacity) * picture + opacity * colours[shown]
     mixed[_borders(shown)] = _BORDER
-    picture = Image.fromarray(np.round(mixed).astype(np.uint8))
-    return _above_legend(picture, entries, min(26, max(15, max(picture.size) // 45)))
+    drawn = Image.fromarray(np.round(mixed).astype(np.uint8))
+    return _above_legend(drawn, entries, min(26, max(15, max(drawn.size) // 45)))
 
 
 def panel(
@@ -206,7 +206,8 @@ def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
     rows = [(_shortened(name), remark, colour) for name, remark, colour in entries]
     rows, rest = rows[:_LEGEND_ENTRIES], len(rows) - _LEGEND_ENTRIES
     name_width, remark_width = (
-        max(math.ceil(font.getlength(entry[i])) for entry in rows) for i in (0, 1)
+        max(math.ceil(font.getlength(text)) for text in texts)
+        for texts in zip(*((name, remark) for name, remark, _ in rows), strict=True)
     )
     cell = row + name_width + gap + remark_width + 2 * gap
     columns = max(1, min(len(rows), (width - gap) // cell))
@@ -231,7 +232,7 @@ def _shortened(name: str) -> str:
     return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1].rstrip(" ,") + "…"
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """`text`, its middle left out where it is too wide."""
     kept = len(text)
     while kept > 2 and font.getlength(text) > width:

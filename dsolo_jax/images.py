@@ -87,10 +87,11 @@ def resized_size(
         to, of = long_side, large
     else:
         to, of = short_side, small
-    return tuple(
-        multiple * max(1, (2 * side * to + of * multiple) // (2 * of * multiple))
-        for side in (height, width)
-    )
+
+    def nearest(side: int) -> int:
+        return multiple * max(1, (2 * side * to + of * multiple) // (2 * of * multiple))
+
+    return nearest(height), nearest(width)
 
 
 def resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
@@ -115,7 +116,8 @@ def normalise(
     pixels: UInt8[np.ndarray, "H W 3"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[np.ndarray, "H W 3"]:
     """`(pixels / 255 - mean) / std` of each channel, float32."""
-    return (pixels.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    mean, std = np.asarray([mean, std], np.float32)
+    return (pixels.astype(np.float32) / 255 - mean) / std
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:

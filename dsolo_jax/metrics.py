@@ -37,11 +37,10 @@ def confusion_matrix(
             f"labels have shape {labels.shape}, truth has {truth.shape}: wanted the same; "
             "resize the labels to the true map, never the other way round"
         )
-    matrix = _count(labels, truth, num_classes, ignore)
+    matrix: Any = _count(labels, truth, num_classes, ignore)
     if not isinstance(matrix, jax.core.Tracer):
-        labels, truth = np.asarray(labels), np.asarray(truth)
-        if int(matrix.sum()) != np.count_nonzero(truth != ignore):
-            _refuse(labels, truth, num_classes, ignore)
+        if int(matrix.sum()) != np.count_nonzero(np.asarray(truth) != ignore):
+            _refuse(np.asarray(labels), np.asarray(truth), num_classes, ignore)
     return matrix
 
 

@@ -28,6 +28,10 @@ from dsolo_jax.solver.discrepancy import METHODS, discrepancy, needs_graph
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.vocabulary import Vocabulary
 
+# Pictures an accelerator takes at a time in `segment`. A CPU is as fast with one, and what fills up
+# a batch or its longest picture's bucket would be done in vain.
+_BATCH = 8
+
 AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "H W 3"]
 
 
@@ -98,14 +102,19 @@ def segment(
         FileNotFoundError: no such picture.
     """
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
-    several = isinstance(image, list | tuple)
     setting = Setting(method, model.config.readings if readings is None else resolve(readings))
-    pictures = (prepare(model.config, one) for one in (image if several else [image]))
-    results = dict(
-        (index, result)
-        for index, [result] in run(model, pictures, words, [setting], return_scores=return_scores)
+    images_: Sequence[Any] = image if isinstance(image, list | tuple) else [image]
+    pictures = (prepare(model.config, one) for one in images_)
+    found = run(
+        model,
+        pictures,
+        words,
+        [setting],
+        batch_size=1 if jax.default_backend() == "cpu" else _BATCH,
+        return_scores=return_scores,
     )
-    return [results[i] for i in range(len(results))] if several else results[0]
+    results = {index: result for index, [result] in found}
+    return [results[i] for i in range(len(results))] if images_ is image else results[0]
 
 
 def prepare(config: Config, image: AnyPicture) -> Picture:
@@ -165,7 +174,7 @@ def forward(
     config: Config,
     pictures: Batch,
     text: Float[Array, "Q D"],
-    query_class: Int[Array, "Q"],
+    query_class: Int[Array | np.ndarray, "Q"],
     *,
     num_classes: int,
     method: str = "velocity",
@@ -190,7 +199,7 @@ def forward(
 
 
 def graph(
-    params: Params, config: Config, squares: UInt8[Array, "B S S 3"]
+    params: Params, config: Config, squares: UInt8[Array | np.ndarray, "B S S 3"]
 ) -> Float[Array, "B N N"]:
     """Gives the attention source's graph of each picture on the solver's grid; rows sum to one."""
     found = attention.graph(params["attention"], config.source, squares)
@@ -231,7 +240,7 @@ def _cosine(text: Float[Array, "Q D"], x: Float[Array, "n D"]) -> Float[Array, "
 def scores(
     maps: ClassMaps,
     graph: Float[Array, "B N N"] | None,
-    query_class: Int[Array, "Q"],
+    query_class: Int[Array | np.ndarray, "Q"],
     *,
     num_classes: int,
     method: str,
@@ -363,7 +372,7 @@ def to_pixels(
     Returns:
         A function that waits for the result and fetches it.
     """
-    options = {
+    options: dict[str, Any] = {
         "form": readings.upsample,
         "spatial_sigma": readings.spatial_sigma,
         "range_sigma": readings.range_sigma,

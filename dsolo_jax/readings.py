@@ -86,7 +86,7 @@ def resolve(readings: str | Readings) -> Readings:
     if isinstance(readings, Readings):
         return readings
     bundle, *changes = (part.strip() for part in readings.split(","))
-    kinds = {field.name: field.type for field in dataclasses.fields(Readings)}
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(Readings)}
     values = {}
     for change in changes:
         name, _, value = (part.strip() for part in change.partition("="))

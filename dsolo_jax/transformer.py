@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 Heads = Float[Array, "B K S d"]
@@ -48,7 +49,9 @@ def precision(weight: Float[Array, "..."]) -> Any:
     return jax.default_matmul_precision("highest" if exact else "default")
 
 
-def patchify(pixels: Float[Array, "B H W 3"], patch_size: int) -> Float[Array, "B N P*P*3"]:
+def patchify(
+    pixels: Float[Array | np.ndarray, "B H W 3"], patch_size: int
+) -> Float[Array | np.ndarray, "B N P*P*3"]:
     """Cuts pictures into flat patches, in raster order.
 
     Raises:

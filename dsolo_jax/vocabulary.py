@@ -53,7 +53,7 @@ def parse(classes: Sequence[str]) -> Vocabulary:
             raise ValueError(f"class {name!r} has an empty name; write it as 'sofa, couch'")
         if len(set(words)) < len(words):
             raise ValueError(f"class {name!r} names a synonym twice; name each once")
-    first_of = {}
+    first_of: dict[str, int] = {}
     for number, (name, *_) in enumerate(synonyms):
         if first_of.setdefault(name, number) != number:
             raise ValueError(
@@ -68,7 +68,7 @@ def parse(classes: Sequence[str]) -> Vocabulary:
 
 
 def fold(
-    scores: Float[Array, "Q ..."], query_class: Int[Array, "Q"], num_classes: int
+    scores: Float[Array, "Q ..."], query_class: Int[Array | np.ndarray, "Q"], num_classes: int
 ) -> Float[Array, "C ..."]:
     """The largest score among a class's queries."""
     return jax.ops.segment_max(scores, query_class, num_classes)

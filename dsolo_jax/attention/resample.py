@@ -3,11 +3,12 @@
 from functools import reduce
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 
 def resample_maps(
-    maps: Float[Array, "C n"], grid: Int[Array, "2"], side: int
+    maps: Float[Array, "C n"], grid: Int[Array | np.ndarray, "2"], side: int
 ) -> Float[Array, "C N"]:
     """Resamples bilinearly, half-pixel centres, maps over h · w patches to N = side · side.
 
@@ -24,7 +25,7 @@ def resample_maps(
 
 
 def resample_attention(
-    attention: Float[Array, "n n"], grid: Int[Array, "2"], side: int
+    attention: Float[Array, "n n"], grid: Int[Array | np.ndarray, "2"], side: int
 ) -> Float[Array, "N N"]:
     """Resamples both sides of a patch-to-patch attention; rows are brought to sum to one again.
 
@@ -35,7 +36,7 @@ def resample_attention(
     return both / jnp.sum(both, axis=-1, keepdims=True)
 
 
-def _bilinear(grid: Int[Array, "2"], side: int) -> tuple[list[Array], list[Array]]:
+def _bilinear(grid: Int[Array | np.ndarray, "2"], side: int) -> tuple[list[Array], list[Array]]:
     """The four patches around every sample of the r x r grid, and their weights, each [r · r]."""
     h, w = grid
     (top, bottom, down), (left, right, across) = _axis(h, side), _axis(w, side)

@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
@@ -149,7 +150,7 @@ def layer_names(source: Source) -> tuple[str, ...]:
 
 
 def graph(
-    params: Params, source: Source, squares: UInt8[Array, "B S S 3"]
+    params: Params, source: Source, squares: UInt8[Array | np.ndarray, "B S S 3"]
 ) -> Float[Array, "B N N"]:
     """Computes patch-to-patch attention of pictures squeezed to squares; rows sum to one.
 

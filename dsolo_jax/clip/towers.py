@@ -200,8 +200,8 @@ def _encode_tokens(params, config, token_ids):
 def encode_patches(
     params: Params,
     config: ClipConfig,
-    patches: Float[Array, "B N P*P*3"],
-    grid: Int[Array, "B 2"],
+    patches: Float[Array | np.ndarray, "B N P*P*3"],
+    grid: Int[Array | np.ndarray, "B 2"],
     *,
     start: str = "vanilla",
 ) -> ImageEncoding:
@@ -237,7 +237,7 @@ def encode_patches(
 
 def _cut(
     config: ClipConfig, pixels: Float[Array, "B H W 3"]
-) -> tuple[Float[Array, "B N P*P*3"], Int[Array, "B 2"], tuple[int, int]]:
+) -> tuple[Float[Array | np.ndarray, "B N P*P*3"], Int[Array, "B 2"], tuple[int, int]]:
     patches = patchify(pixels, config.vision.patch_size)
     h, w = (side // config.vision.patch_size for side in pixels.shape[1:3])
     return patches, jnp.broadcast_to(jnp.array([h, w]), (len(pixels), 2)), (h, w)
@@ -279,7 +279,7 @@ def attention_maps(
 
 
 def encode_text(
-    params: Params, config: ClipConfig, token_ids: Int[Array, "Q L"]
+    params: Params, config: ClipConfig, token_ids: Int[Array | np.ndarray, "Q L"]
 ) -> Float[Array, "Q D"]:
     """Encodes token sequences, projected, not normalised to unit length.
 

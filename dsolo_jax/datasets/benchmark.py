@@ -183,6 +183,6 @@ def _relabel(stored: np.ndarray, table: Mapping[int, int], name: str, hint: str)
 
 def _ranges(values: Mapping[int, int]) -> str:
     """Integers as text, runs shortened: "0..150, 255"."""
-    values = np.array(sorted(values))
-    runs = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    known = np.array(sorted(values))
+    runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
     return ", ".join(f"{run[0]}..{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)

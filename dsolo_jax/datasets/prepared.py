@@ -159,7 +159,7 @@ def directory(benchmark: Benchmark, data_dir: Path) -> Path:
 # ---- building ------------------------------------------------------------------------------------
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Writes the examples of each split, in their order."""
 
     VERSION = tfds.core.Version(VERSION)

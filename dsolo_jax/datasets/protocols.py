@@ -65,11 +65,12 @@ class Protocol:
 
     def threshold(self, method: str) -> Threshold | None:
         """The threshold the rule applies to scores of `method`."""
-        if self.background_rule == "threshold" or (
+        applies = self.background_rule == "threshold" or (
             self.background_rule == "logits_threshold" and method == "logits"
-        ):
-            return Threshold(self.probability_threshold, self.logit_scale)
-        return None
+        )
+        if not applies or self.probability_threshold is None:
+            return None
+        return Threshold(self.probability_threshold, self.logit_scale)
 
 
 # fmt: off

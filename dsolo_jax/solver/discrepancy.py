@@ -1,7 +1,7 @@
 """The whole method for one picture: cosines and attention to scores, one function a method."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -150,7 +150,7 @@ def _in_unit(scores: Array, f: Array) -> Array:
 class Method(NamedTuple):
     """How a method scores, whether it looks at attention, and whether presence is added."""
 
-    scores: Callable[[Array, Array, Readings], Array]
+    scores: Callable[[Array, Any, Readings], Array]
     needs_graph: bool
     adds_presence: bool = True
 

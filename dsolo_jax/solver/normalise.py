@@ -1,5 +1,7 @@
 """Cosines to class maps: weak patches suppressed first, then each map over its patches."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -64,7 +66,7 @@ NORMALISERS = {"softmax": _softmax, "minmax": _minmax, "logits": _logits}
 
 
 def normalise(
-    f: Float[Array, "C N"], *, rule: str = "softmax", temperature: float | Array = 1.0
+    f: Float[Array, "C N"], *, rule: str = "softmax", temperature: Array | Any = 1.0
 ) -> Float[Array, "C N"]:
     """Makes non-negative maps over patches of cosines, by one of `NORMALISERS`.
 

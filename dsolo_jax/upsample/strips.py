@@ -119,9 +119,9 @@ def labels(
         spatial_sigma, range_sigma, form: see `joint_bilateral`, the errors too.
         decide: hashable; applied to the upsampled scores before the argmax.
     """
-    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form}
+    options = spatial_sigma, range_sigma, form
     lengths = _limits().labels
-    started = list(_strips(scores, pixels, lengths, **options, decide=decide, argmax=True))
+    started = list(_strips(scores, pixels, lengths, *options, decide=decide, argmax=True))
 
     def fetch() -> Int[np.ndarray, "H W"]:
         whole = np.empty(pixels.shape[:2], np.int32)
@@ -145,10 +145,10 @@ def scores(
 
     The arguments and errors are those of `labels`.
     """
-    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form}
-    whole = None
-    for part, strip in _strips(scores, pixels, _limits().scores, **options, decide=decide):
-        if whole is None:
+    options = spatial_sigma, range_sigma, form
+    whole = np.empty((0, *pixels.shape[:2]), np.float32)
+    for part, strip in _strips(scores, pixels, _limits().scores, *options, decide=decide):
+        if not whole.size:
             whole = np.empty((len(strip), *pixels.shape[:2]), np.float32)
         whole.reshape(len(strip), -1)[:, part] = np.asarray(strip)[:, : part.stop - part.start]
     return whole
@@ -163,7 +163,7 @@ def _limits() -> _Limits:
 
 def cut(
     size: tuple[int, int],
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     lengths: Sequence[int] | None = None,
     spatial_sigma: float = 1.0,
     form: str = "kopf",
@@ -209,7 +209,6 @@ def _strips(
     scores: Float[Array, "C h w"],
     pixels: UInt8[np.ndarray, "H W 3"],
     lengths: Sequence[int],
-    *,
     spatial_sigma: float,
     range_sigma: float,
     form: str,
@@ -221,17 +220,20 @@ def _strips(
         raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
     (H, W, _), flat = pixels.shape, pixels.reshape(-1, 3)
     group, length, places = cut((H, W), scores.shape, lengths, spatial_sigma, form)
-    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form, **finish}
+    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form}
     centres = _at_centres(pixels, scores.shape)
     starts = [W * int(wanted) for wanted in places[:, 3]]
     for place, start, stop in zip(places, starts, [*starts[1:], H * W], strict=True):
         strip = np.zeros((length, 3), np.uint8)
         held = flat[W * place[2] :][:length]
         strip[: len(held)] = held
-        yield slice(start, stop), _program(scores, strip, centres, place, group=group, **options)
+        yield (
+            slice(start, stop),
+            _program(scores, strip, centres, place, group=group, **options, **finish),
+        )
 
 
-def _at_centres(picture: Shaped[Array, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
+def _at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
     rows, columns = (
         centre_pixel(np.arange(n, dtype=np.int32), n, N)
         for n, N in zip(shape[1:], picture.shape, strict=False)
@@ -272,8 +274,8 @@ def _upsample(
     R = reach(spatial_sigma)
     taps = jnp.arange(-R, R + 1, dtype=jnp.int32)
     # Colours at the patch centres go with the scores: a tile needs both of the same taps.
-    maps = [jnp.moveaxis(jnp.asarray(scores, jnp.float32), 0, -1), centres.astype(jnp.float32)]
-    maps = jnp.concatenate(maps, axis=-1)
+    classes = jnp.moveaxis(jnp.asarray(scores, jnp.float32), 0, -1)
+    maps = jnp.concatenate([classes, centres.astype(jnp.float32)], axis=-1)
     column = jnp.tile(jnp.arange(w, dtype=jnp.int32), G)
     left, right = first_pixel(column, w, W), first_pixel(column + 1, w, W)
     width = jnp.maximum(right - left, 1)[:, None]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from dsolo_jax.datasets.miniature.scenes import Item, Scene
-from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, STUFF
+from dsolo_jax.datasets.miniature.words import CLASSES, STUFF
 from dsolo_jax.templates import IMAGENET_TEMPLATES
 
 _TEMPLATES = (
@@ -47,7 +47,7 @@ def _caption(items: tuple[Item, ...], rng: np.random.Generator) -> str:
 def _phrase(item: Item, rng: np.random.Generator) -> str:
     """The class's name, behind a thing's colour and pattern at times."""
     words = [CLASSES[item.index]]
-    if item.index >= NUM_STUFF:
+    if item.colour is not None and item.pattern is not None:
         if rng.random() < _PATTERN:
             words.insert(0, item.pattern)
         if rng.random() < _COLOUR:

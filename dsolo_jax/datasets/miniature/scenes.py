@@ -1,5 +1,6 @@
 """Pictures of the miniature world with exact labels: a pure function of seed, split and index."""
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,8 @@ _OVERLAP = 0.35  # of the smaller radius, at most
 _VISIBLE = 180  # pixels: stuff that shows fewer is not listed as an item
 
 
-class Item(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Item:
     """What a scene holds: a class, and the look of a thing.
 
     seen: whether the split train may show this class in this colour and this pattern.
@@ -87,13 +89,13 @@ def draw(
     number = SPLITS.index(choose("split of miniature", split, SPLITS))
     rng = np.random.default_rng((seed, number, index))
     height, width = (size, size) if isinstance(size, int) else size
-    count = rng.integers(*stuff, endpoint=True)
+    count = int(rng.integers(*stuff, endpoint=True))
     classes = rng.choice(NUM_STUFF, count, replace=False)
     regions = _regions(rng, count, height, width)
     image = paint(rng, [STUFF[i] for i in classes], regions)
     labels = classes.astype(np.uint8)[regions]
     items = [Item(int(i)) for i in classes]
-    count = rng.integers(*things, endpoint=True)
+    count = int(rng.integers(*things, endpoint=True))
     places: list[tuple[float, float, float]] = []
     for i in rng.choice(len(THINGS), count, replace=False):
         place = _place(rng, places, height, width)
@@ -103,8 +105,8 @@ def draw(
         items.append(_item(rng, int(i), split, hints, patterns))
         _put(rng, image, labels, items[-1], place)
     shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE
-    items = tuple(item for item in items if shown[item.index] or item.index >= NUM_STUFF)
-    return Scene(_photograph(rng, image), labels, items)
+    seen = tuple(item for item in items if shown[item.index] or item.index >= NUM_STUFF)
+    return Scene(_photograph(rng, image), labels, seen)
 
 
 def _regions(rng: np.random.Generator, count: int, height: int, width: int) -> np.ndarray:
@@ -198,6 +200,7 @@ def _put(
         np.cos(tilt) * down - np.sin(tilt) * across,
     )
     away = distance(CLASSES[item.index], right_ / radius, foot / radius) * radius
+    assert item.colour is not None and item.pattern is not None, "things have a look"
     colours = fill(rng, item.colour, item.pattern, right_, foot)
     line = np.clip(0.5 + _OUTLINE + away, 0, 1)[..., None]
     colours += line * (OUTLINE - colours)
