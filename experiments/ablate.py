@@ -38,6 +38,7 @@ _SOURCES = flags.DEFINE_list(
 _LIMIT = flags.DEFINE_integer("limit", None, "Only the first pictures.", lower_bound=1)
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at a time.", lower_bound=1)
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: outputs/<dataset>_ablation.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew in folders that hold a run.")
 _SEARCH = flags.DEFINE_integer(
     "search", None, "Search the readings on so many pictures, instead of tables.", lower_bound=2
 )
@@ -53,7 +54,9 @@ def main() -> None:
     settings = common.dataset_settings()
     dataset = common.load_dataset(settings)
     load = partial(common.load_model, dataset.protocol)
-    measure = partial(ablation.measure, load, batch_size=_BATCH_SIZE.value)
+    measure = partial(
+        ablation.measure, load, batch_size=_BATCH_SIZE.value, overwrite=_OVERWRITE.value
+    )
     config = settings | common.model_settings() | {"batch_size": _BATCH_SIZE.value}
     if _SEARCH.value:
         _search(output_dir, dataset, load, measure, config)
@@ -62,10 +65,10 @@ def main() -> None:
 
 
 def _tables(output_dir, dataset, load, measure, config) -> None:
-    names = ablation.TABLES if _TABLES.value == ["all"] else _TABLES.value
     texts = [t.strip() for t in (_VARIANTS.value or "").split(";") if t.strip()]
     variants = {text: resolve(text) for text in texts} or {"": common.readings()}
     source = load(graph=False).config.source
+    names = ablation.tables(source) if _TABLES.value == ["all"] else _TABLES.value
     tables = {name: ablation.rows(name, source, _SOURCES.value) for name in names}
     wanted = {
         ablation.folder(variant, table, row.name): ablation.setting(row, readings, dataset.protocol)

@@ -1,5 +1,6 @@
 """Ablations of the method: named rows, each a run of its own, measured with shared encodings."""
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -116,17 +117,22 @@ PAPER_SAYS = {
 }
 
 
+def tables(source: attention.Source) -> list[str]:
+    """Lists those of `TABLES` that a model with this source can have."""
+    return [x for x in TABLES if x != "timestep" or source.kind == "stable_diffusion"]
+
+
 def rows(table: str, source: attention.Source, sources: Sequence[str] = ()) -> list[Row]:
-    """Lists the rows of one of `TABLES`, the controls last.
+    """Lists the rows of one of `tables`, the controls last.
 
     Args:
         source: the model's, whose layers are taken apart for "layer".
         sources: names for "source".
 
     Raises:
-        ValueError: an unknown table.
+        ValueError: an unknown table, or one that the source cannot have.
     """
-    choose("table", table, TABLES)
+    choose(f"table of {source.name}", table, tables(source))
     if table == "ladder":
         return [*LADDER, *CONTROLS]
     if table == "literal":
@@ -159,6 +165,7 @@ def measure(
     *,
     limit: int | None = None,
     batch_size: int = 1,
+    overwrite: bool = False,
     what: str = "ablation",
 ) -> dict[str, Tally]:
     """Runs every setting over the dataset, each into the folder of its name below `output_dir`.
@@ -172,6 +179,7 @@ def measure(
         wanted: by folder; equal ones are run once.
         config: what decides the results beside the setting, for the records.
         limit: only the first pictures.
+        overwrite: start anew in folders that hold a run.
 
     Returns:
         For each folder its pictures' intersections and unions, [S, C].
@@ -184,26 +192,22 @@ def measure(
         settings = {setting: name for (setting, of), name in first_of.items() if of == source}
         model = load(**dict(source), graph=any(needs_graph(s.method) for s in settings))
         made = evaluation.made_with(model)
-        runs = {
-            setting: evaluation.Run(
-                output_dir / name, dataset, _config(config | made, setting, source, limit)
-            )
-            for setting, name in settings.items()
-        }
         start = time.monotonic()
-        # Batches start at multiples of their size, so a run that was cut off forms the same ones.
-        lacking = {i for run in runs.values() for i in run.todo()}
-        firsts = sorted({i - i % batch_size for i in lacking})
-        count = len(dataset.ids[:limit])
-        todo = [i for first in firsts for i in range(first, min(first + batch_size, count))]
-        label = ", ".join([what, *(f"{name} {value}" for name, value in source)])
-        found = evaluation.predictions(model, dataset, todo, list(runs), batch_size=batch_size)
-        for predictions in progress(found, len(todo), label) if todo else ():
-            for run, prediction in zip(runs.values(), predictions, strict=True):
-                run.add(prediction)
-        for setting, run in runs.items():
-            run.finish(time.monotonic() - start)
-            tallies[settings[setting]] = run.tally()
+        with contextlib.ExitStack() as stack:
+            runs = {}
+            for setting, name in settings.items():
+                of_run = _config(config | made, setting, source, limit)
+                run = evaluation.Run(output_dir / name, dataset, of_run, overwrite)
+                runs[setting] = stack.enter_context(run)
+            todo = sorted({i for run in runs.values() for i in run.todo()})
+            label = ", ".join([what, *(f"{name} {value}" for name, value in source)])
+            found = evaluation.predictions(model, dataset, todo, list(runs), batch_size=batch_size)
+            for predictions in progress(found, len(todo), label) if todo else ():
+                for run, prediction in zip(runs.values(), predictions, strict=True):
+                    run.add(prediction)
+            for setting, run in runs.items():
+                run.finish(time.monotonic() - start)
+                tallies[settings[setting]] = run.tally()
     return {folder: tallies[first_of[setting]] for folder, setting in wanted.items()}
 
 

@@ -43,7 +43,7 @@ _SAVE_PREDICTIONS = flags.DEFINE_bool("save_predictions", False, "Index PNGs of 
 _PANEL = flags.DEFINE_integer(
     "panel",
     None,
-    "Pictures in panel.png, which needs --save_predictions; 8 of miniature by default, or none.",
+    "Pictures in panel.png, which saves predictions; 8 of miniature by default, of others none.",
     lower_bound=0,
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew in a folder that holds a run.")

@@ -4,15 +4,15 @@ On all devices of a process and in several processes, each of which takes its sh
 For one batch size the result is the same, bit for bit, whatever their number.
 """
 
-import csv
+import errno
 import fcntl
 import io
 import json
 import math
 import platform
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +26,13 @@ import dsolo_jax as dsolo
 from dsolo_jax import datasets, images, metrics, pipeline, vocabulary
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.utils import fingerprint
-from dsolo_jax.utils.files import atomic, remove_leftovers, write_json, writing
+from dsolo_jax.utils.files import remove_leftovers, write_json, writing
 from dsolo_jax.utils.progress import progress
+from experiments import per_image
 from experiments.bootstrap import Tally
 
-_COLUMNS = ("id", "miou", "accuracy")
-_CHECK = "check"  # last column: CRC-32 of the row before it
+# What a file system says that knows no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 class Prediction(NamedTuple):
@@ -123,7 +124,8 @@ class Run:
     """A folder that the predictions of a dataset's pictures are written to, one after the other.
 
     With several processes all of them see the folder and take part in `__init__` and `finish`; each
-    of them adds the pictures of its `share`. No other run may use the folder meanwhile.
+    of them adds the pictures of its `share`. No other run may use the folder until this one is
+    closed, as it is at the end of a `with`.
 
     Args:
         config: what decides the result: "method", "limit", "save_predictions" are read here, all
@@ -131,7 +133,8 @@ class Run:
         overwrite: leave nothing of what the folder holds.
 
     Raises:
-        ValueError: the folder holds a run of another config, or rows that are not what was written.
+        ValueError: the folder holds a run of another config, or files that are not what was
+            written.
         OSError: the folder cannot be written, or another run is using it.
     """
 
@@ -139,24 +142,27 @@ class Run:
         self, output_dir: Path, dataset: datasets.Dataset, config: dict, overwrite: bool = False
     ):
         self.output_dir, self._dataset, self._config = output_dir, dataset, config
-        self._table = _table(output_dir, jax.process_index())
-        self._columns = (
-            *_COLUMNS, "confusion", *(f"confusion_{name}" for name in dataset.subsets), _CHECK
-        )  # fmt: skip
-        self._lock = None
-        if jax.process_index() == 0:
-            self._lock = _lock(output_dir)
-            _claim(output_dir, config, overwrite)
-        _meet(f"{output_dir} is claimed")
-        _drop_cut_line(self._table, self._columns)
+        self._columns = per_image.columns(dataset.subsets)
+        self._table = per_image.path(output_dir, jax.process_index())
         self.ids = dataset.ids[: config["limit"]]
-        self._rows = _rows(output_dir, self._columns, set(self.ids))
+        self._lock = _lock(output_dir) if jax.process_index() == 0 else None
+        try:
+            if self._lock is not None:
+                _claim(output_dir, config, overwrite)
+            _meet(f"{output_dir} is claimed")
+            per_image.drop_cut_line(self._table, self._columns)
+            self._rows = per_image.read(output_dir, self._columns, set(self.ids))
+            path = output_dir / "results.json"
+            self.results = _read_json(path) if path.is_file() else None  # of a finished run
+        except BaseException:
+            self.close()
+            raise
 
-    @property
-    def results(self) -> dict | None:
-        """The content of results.json, if the run is finished."""
-        path = self.output_dir / "results.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def todo(self) -> list[int]:
         """Indices of this process's share of the pictures that it does not hold yet."""
@@ -170,37 +176,35 @@ class Run:
         if self._config["save_predictions"]:
             path = self.output_dir / "predictions" / f"{prediction.id}.png"
             images.write_png(path, prediction.labels)
-        row = _row(prediction)
+        row = per_image.row(prediction.id, prediction.confusions.values())
         with writing(self._table), self._table.open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+            file.write(per_image.line(row))
         self._rows[prediction.id] = row
 
     def finish(self, seconds: float) -> dict:
-        """Sums all pictures up; process 0 writes what is left to write, and the lock is let go.
+        """Sums all pictures up; process 0 writes what is left to write.
 
         Returns:
-            The content of results.json.
+            The content of results.json; seconds and versions stay those of a run finished before.
         """
         _meet(f"{self.output_dir} is filled")
-        rows = self._rows = _rows(self.output_dir, self._columns, set(self.ids))
-        matrices = [
-            sum((_matrix(rows[id_][i], len(self._dataset.classes)) for id_ in self.ids), 0)
-            for i in range(len(_COLUMNS), len(self._columns) - 1)
-        ]
-        results = self.results or _results(self._dataset, self._config, matrices, len(self.ids))
-        results.setdefault("seconds", seconds)
+        rows = self._rows = per_image.read(self.output_dir, self._columns, set(self.ids))
+        classes = len(self._dataset.classes)
+        matrices = sum(per_image.matrices(rows[id_], classes) for id_ in self.ids)
+        results = _results(self._dataset, self._config, matrices, len(self.ids))
+        results["seconds"] = seconds
+        if self.results is not None:
+            kept = {"versions", "seconds"} & self.results.keys()
+            results |= {key: self.results[key] for key in kept}
         _meet(f"{self.output_dir} is summed up")  # no process reads the tables any more
         if jax.process_index() == 0:
-            ordered = [self._columns, *(rows[id_] for id_ in self.ids)]
-            _write_lines(self._table, map(_line, ordered))
-            for table in _tables(self.output_dir):
+            per_image.write(self._table, [self._columns, *(rows[id_] for id_ in self.ids)])
+            for table in per_image.paths(self.output_dir):
                 if table != self._table:
                     table.unlink()
-            counts = (_line(map(str, row)) for row in matrices[0])
-            header = _line(self._dataset.names)
-            _write_lines(self.output_dir / "confusion.csv", (header, *counts))
+            cells = [self._dataset.names, *matrices[0].tolist()]
+            per_image.write(self.output_dir / "confusion.csv", cells)
             write_json(self.output_dir / "results.json", results)
-        self.close()
         return results
 
     def close(self) -> None:
@@ -211,12 +215,12 @@ class Run:
     def tally(self) -> Tally:
         """Counts intersection and union of each picture, in the dataset's order."""
         classes = len(self._dataset.classes)
-        cells = (self._rows[id_][len(_COLUMNS)] for id_ in self.ids)
-        return Tally.of(np.stack([_matrix(one, classes) for one in cells]))
+        of_each = (Tally.of(per_image.matrices(self._rows[id_], classes)[0]) for id_ in self.ids)
+        return Tally(*map(np.stack, zip(*of_each, strict=True)))
 
 
 def _results(
-    dataset: datasets.Dataset, config: dict, matrices: list[Int[np.ndarray, "C C"]], count: int
+    dataset: datasets.Dataset, config: dict, matrices: Int[np.ndarray, "K C C"], count: int
 ) -> dict:
     total, *of_subsets = matrices
     miou, iou = metrics.mean_iou(total)
@@ -282,19 +286,18 @@ def evaluate(
         OSError: the folder cannot be written, or another run is using it.
     """
     start = time.monotonic()
-    run = Run(output_dir, dataset, config, overwrite)
-    try:
-        method = config["method"]
-        setting = Setting(method, model.config.readings, dataset.protocol.threshold(method))
+    method = config["method"]
+    setting = Setting(method, model.config.readings, dataset.protocol.threshold(method))
+    with Run(output_dir, dataset, config, overwrite) as run:
         if todo := run.todo():
             found = predictions(
                 pipeline.spread(model), dataset, todo, [setting], batch_size=batch_size, watch=watch
             )
             for [prediction] in progress(found, len(todo), f"{dataset.name} {method}"):
                 run.add(prediction)
+        elif run.results is not None and jax.process_index() == 0:
+            print(f"{output_dir} was finished already, nothing is run; --overwrite runs it anew")
         return run.finish(time.monotonic() - start)
-    finally:
-        run.close()
 
 
 def _meet(where: str) -> None:
@@ -311,12 +314,33 @@ def _lock(output_dir: Path) -> io.IOBase:
         file = path.open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         file.close()
         raise OSError(
             f"another run is writing to {output_dir}; wait for it, or choose another --output_dir"
         ) from error
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        warnings.warn(
+            f"{output_dir} cannot be locked ({error}); see to it yourself that no other "
+            "run uses it",
+            stacklevel=2,
+        )
     return file
+
+
+def _read_json(path: Path) -> dict:
+    """Reads what `write_json` wrote of a dict."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}, wanted an object")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); choose another --output_dir, or --overwrite it"
+        ) from error
+    return found
 
 
 def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
@@ -327,17 +351,12 @@ def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
     path = output_dir / "config.json"
     config = json.loads(json.dumps(config))
     if path.is_file() and not overwrite:
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            other = [
-                f"{key} {found.get(key)!r} there, {config.get(key)!r} now"
-                for key in sorted(found.keys() | config.keys())
-                if found.get(key) != config.get(key)
-            ]
-        except (ValueError, AttributeError) as error:
-            raise ValueError(
-                f"{path} is damaged ({error}); choose another --output_dir, or --overwrite it"
-            ) from error
+        found = _read_json(path)
+        other = [
+            f"{key} {found.get(key)!r} there, {config.get(key)!r} now"
+            for key in sorted(found.keys() | config.keys())
+            if found.get(key) != config.get(key)
+        ]
         if other:
             raise ValueError(
                 f"{output_dir} holds a run with other settings ({'; '.join(other)}); choose "
@@ -345,96 +364,11 @@ def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
             )
         return
     ours = ("confusion.csv", "results.json", "panel.png")
-    for old in (*_tables(output_dir), *(output_dir / name for name in ours)):
+    for old in (*per_image.paths(output_dir), *(output_dir / name for name in ours)):
         old.unlink(missing_ok=True)
     for old in predictions.glob("*.png"):
         old.unlink()
     write_json(path, config)
-
-
-# ------------------------------------------------------------------------------- tables
-#
-# per_image.csv is all there is to a run's state: a row a picture, written when the picture is done.
-# Each process appends to a table of its own; in the end all are one, in the dataset's order.
-
-
-def _table(output_dir: Path, process: int) -> Path:
-    return output_dir / (f"per_image.{process}.csv" if process else "per_image.csv")
-
-
-def _tables(output_dir: Path) -> list[Path]:
-    return sorted(output_dir.glob("per_image*.csv"))
-
-
-def _drop_cut_line(table: Path, columns: Sequence[str]) -> None:
-    """Leaves the table with whole lines, its header first; what a killed run began is dropped."""
-    found = table.read_bytes() if table.is_file() else b""
-    whole = found[: found.rfind(b"\n") + 1] or _line(columns).encode()
-    if whole != found:
-        with atomic(table) as temporary:
-            temporary.write_bytes(whole)
-
-
-def _rows(output_dir: Path, columns: Sequence[str], ids: set[str]) -> dict[str, tuple[str, ...]]:
-    """The whole lines of all tables, by the picture's id; each as it was written."""
-    csv.field_size_limit(1 << 30)  # hundreds of classes make long fields
-    rows = {}
-    for table in _tables(output_dir):
-        text = table.read_bytes().decode("utf-8", errors="replace")
-        lines = csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
-        for number, row in enumerate(lines, 1):
-            if number == 1 and row == list(columns):
-                continue
-            if len(row) != len(columns) or row[-1] != _check(row[:-1]):
-                raise ValueError(
-                    f"line {number} of {table} is not what was written: "
-                    f"{','.join(row)[:60]!r}; remove that line to have its picture run again, or "
-                    "--overwrite the run"
-                )
-            if row[0] not in ids:
-                raise ValueError(
-                    f"{table} holds the picture {row[0]!r}, which the dataset lacks; choose "
-                    "another --output_dir, or --overwrite it"
-                )
-            rows[row[0]] = tuple(row)
-    return rows
-
-
-def _check(row: Iterable[str]) -> str:
-    return f"{zlib.crc32(_line(row).encode()):08x}"
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8")
-
-
-def _line(row: Iterable[str]) -> str:
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerow(row)
-    return file.getvalue()
-
-
-def _matrix(cells: str, num_classes: int) -> Int[np.ndarray, "C C"]:
-    """A confusion matrix from the form that `_row` gives it."""
-    matrix = np.zeros((num_classes, num_classes), np.int64)
-    for cell in cells.split():
-        truth, label, pixels = map(int, cell.split(":"))
-        matrix[truth, label] = pixels
-    return matrix
-
-
-def _row(prediction: Prediction) -> tuple[str, ...]:
-    """Confusion matrices are kept sparse: truth:prediction:pixels, separated by spaces."""
-    matrix = prediction.confusions[""]
-    miou, _ = metrics.mean_iou(matrix)
-    accuracy = np.trace(matrix) / max(matrix.sum(), 1)
-    cells = (
-        " ".join(f"{t}:{p}:{matrix[t, p]}" for t, p in zip(*np.nonzero(matrix), strict=True))
-        for matrix in prediction.confusions.values()
-    )
-    row = prediction.id, f"{miou:.6f}", f"{accuracy:.6f}", *cells
-    return *row, _check(row)
 
 
 def _json_number(value: float) -> float | None:

@@ -15,6 +15,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets, pipeline, vocabulary
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, Readings, described
+from dsolo_jax.utils import checks
 from experiments import bootstrap
 from experiments.bootstrap import Interval, Tally
 
@@ -130,8 +131,14 @@ def study(
         load: of a model, with changes.
         measure_tune, measure_held_out: `ablation.measure` of either dataset.
     """
-    upright = uprightness(load(graph=False), tune, min(50, len(tune)))
-    counts = bootstrap.draws(len(tune.ids[:tune_limit]), 10_000)  # enough for far tails
+    for family in families:
+        checks.choose("family", family, _OF_FAMILY)
+    for method in methods:
+        checks.choose("method to search", method, OPTIONS)
+    scenes = len(tune.ids[:tune_limit])
+    upright = uprightness(load(graph=False), tune, min(50, scenes))
+    counts = bootstrap.draws(scenes, 10_000)  # enough for far tails
+    known: dict[str, Tally] = {}
 
     def measure(method: str, source: str, variants: Mapping[str, Readings]):
         wanted = {
@@ -141,12 +148,9 @@ def study(
             )
             for label, r in variants.items()
         }
-        tallies = measure_tune(
-            {_digest(one): one for one in wanted.values()},
-            output_dir / "tune",
-            what=f"{source} {method}",
-        )
-        return {label: tallies[_digest(one)] for label, one in wanted.items()}
+        lacking = {_digest(one): one for one in wanted.values() if _digest(one) not in known}
+        known.update(measure_tune(lacking, output_dir / "tune", what=f"{source} {method}"))
+        return {label: known[_digest(one)] for label, one in wanted.items()}
 
     chosen = {
         (family, source, method): choose(

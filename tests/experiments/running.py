@@ -6,13 +6,16 @@ import sys
 
 from absl import flags
 
+# The bundled world and its CLIP, every class of it on pictures of 112 pixels.
+MINIATURE = ("--dataset=miniature", "--panel=0", "--save_predictions")
+
 
 def command(module, *flags):
     return [sys.executable, "-m", f"experiments.{module}", *flags]
 
 
-def run(module, *flags):
-    return subprocess.run(command(module, *flags), capture_output=True, text=True)
+def run(module, *flags, env=None):
+    return subprocess.run(command(module, *flags), capture_output=True, text=True, env=env)
 
 
 def driver(module):
@@ -30,13 +33,22 @@ def _forget_flags():
                 delattr(flags.FLAGS, flag.name)
 
 
-def demo_flags(demo):
-    """The demo's pictures as a dataset, and its CLIP."""
+def write_folder(folder, dataset, names):
+    """The first pictures of a dataset as a folder of one's own, by other names.
+
+    Returns:
+        The flags that name it.
+    """
+    from dsolo_jax import images
+
+    for index, name in enumerate(names):
+        images.write_png(folder / "images" / f"{name}.png", dataset[index]["image"])
+        images.write_png(folder / "labels" / f"{name}.png", dataset[index]["labels"])
+    (folder / "classes.txt").write_text("\n".join(dataset.classes) + "\n", encoding="utf-8")
     return (
         "--dataset=folder",
-        f"--images={demo}/images",
-        f"--labels={demo}/labels",
-        f"--classes={demo}/classes.txt",
-        f"--clip={demo}/clip",
-        "--attention=clip",
+        f"--images={folder}/images",
+        f"--labels={folder}/labels",
+        f"--classes={folder}/classes.txt",
+        "--preset=miniature",
     )

@@ -1,141 +1,259 @@
 """experiments.ablate: rows that share encodings are the runs that evaluate() makes alone."""
 
-import builtins
 import csv
+import dataclasses
 import json
 import shutil
+from functools import partial
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from running import demo_flags, run
+from running import run
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, pipeline
-from dsolo_jax.readings import BUNDLES
-from experiments import ablation, bootstrap, plots
-from experiments.ablation import LADDER, PAPER, Row, Setting
-from experiments.evaluation import evaluate
+from dsolo_jax import pipeline
+from dsolo_jax.datasets import miniature
+from dsolo_jax.pipeline import Setting
+from dsolo_jax.readings import BUNDLES, described
+from dsolo_jax.solver.discrepancy import METHODS
+from experiments import ablation, bootstrap
+from experiments.ablation import CONTROLS, LADDER, PAPER, Row
+from experiments.evaluation import evaluate, made_with
 
 LIMIT = 2
-SETTINGS = {
-    "a/kl": Setting("kl", BUNDLES["robust"]),
-    "a/logits": Setting("logits", BUNDLES["robust"]),
-    "b/kl": Setting("kl", BUNDLES["robust"]),
-    "b/paper": Setting("kl", BUNDLES["paper"]),
+WANTED = {
+    "a/kl": (Setting("kl", BUNDLES["robust"]), ()),
+    "a/logits": (Setting("logits", BUNDLES["robust"]), ()),
+    "b/kl": (Setting("kl", BUNDLES["robust"]), ()),
+    "b/paper": (Setting("kl", BUNDLES["paper"]), ()),
 }
 
 
 @pytest.fixture(scope="module")
-def dataset(demo):
-    return datasets.load_folder(demo / "images", demo / "labels", demo / "classes.txt")
+def dataset():
+    return miniature.load()
 
 
 @pytest.fixture(scope="module")
-def measured(model, dataset, tmp_path_factory):
-    """The folder of the runs, their tallies, and the starts that pictures were encoded with."""
-    folder, starts = tmp_path_factory.mktemp("ablation"), []
+def load():
+    return partial(dsolo.load, "miniature")
 
-    def encode(model, pictures, words, start, graph, original=pipeline.encode):
-        starts.append(start)
-        return original(model, pictures, words, start, graph)
 
+def measure(load, dataset, folder, wanted=WANTED, **options):
+    options = {"limit": LIMIT, "batch_size": LIMIT} | options
+    return ablation.measure(load, dataset, wanted, folder, {}, **options)
+
+
+def counted(monkeypatch):
+    """The names of the programs that `pipeline.run` calls, from now on."""
+    called, original = [], pipeline.devices.program
+
+    def program(function, **options):
+        made = STUBS.get(function) or original(function, **options)
+
+        def call(*arrays):
+            called.append((function.__name__, options.get("start")))
+            return made(*arrays)
+
+        return call
+
+    monkeypatch.setattr(pipeline.devices, "program", program)
+    return called
+
+
+@pytest.fixture(scope="module")
+def measured(load, dataset, tmp_path_factory):
+    """The folder of the runs, their tallies, and the programs that were called."""
+    folder = tmp_path_factory.mktemp("ablation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "encode", encode)
-        tallies = _measure(model, dataset, folder)
-    return folder, tallies, starts
+        called = counted(patch)
+        tallies = measure(load, dataset, folder)
+    return folder, tallies, called
 
 
-def _measure(model, dataset, folder, settings=SETTINGS):
-    return ablation.measure(
-        lambda: model, dataset, settings, folder, {}, limit=LIMIT, batch_size=LIMIT
-    )
+# ------------------------------------------------------------------------------- runs
 
 
-def test_rows_are_what_evaluate_gives(measured, model, dataset, tmp_path):
+def test_rows_are_what_evaluate_gives(measured, load, dataset, tmp_path):
     folder, tallies, _ = measured
     config = json.loads((folder / "a" / "logits" / "config.json").read_text())
+    model = load(readings="robust")
     alone = evaluate(model, dataset, tmp_path, config, batch_size=LIMIT)
-    table = (folder / "a" / "logits" / "per_image.csv").read_bytes()
-    assert table == (tmp_path / "per_image.csv").read_bytes()
+    for name in ("config.json", "per_image.csv", "confusion.csv"):
+        assert (folder / "a" / "logits" / name).read_bytes() == (tmp_path / name).read_bytes()
     found = bootstrap.interval(tallies["a/logits"], bootstrap.draws(LIMIT))
     assert found.estimate == pytest.approx(100 * alone["miou"])
 
 
 def test_pictures_are_encoded_once_a_start_and_equal_rows_run_once(measured):
-    folder, tallies, starts = measured
-    # Pictures of one bucket go through each start once, together.
-    assert set(starts) == {"naclip", "vanilla"}
-    assert starts.count("naclip") == starts.count("vanilla") <= LIMIT
+    folder, tallies, called = measured
+    # Both pictures go through each start once, together; kl and logits need no graph.
+    maps = [start for name, start in called if name == "class_maps"]
+    assert sorted(maps) == ["naclip", "vanilla"]
+    names = [name for name, _ in called]
+    assert names.count("scores") == 3 and "graph" not in names
     assert not (folder / "b" / "kl").exists()
     np.testing.assert_array_equal(tallies["a/kl"], tallies["b/kl"])
 
 
-def test_what_was_cut_off_goes_on(measured, model, dataset, tmp_path, monkeypatch):
+def test_what_was_cut_off_goes_on(measured, load, dataset, tmp_path, monkeypatch):
     folder, tallies, _ = measured
     shutil.copytree(folder, tmp_path / "runs")
     table = tmp_path / "runs" / "b" / "paper" / "per_image.csv"
     whole = table.read_bytes()
     table.write_bytes(whole[:-20])
-    again = _measure(model, dataset, tmp_path / "runs")
+    again = measure(load, dataset, tmp_path / "runs")
     assert table.read_bytes() == whole
     np.testing.assert_array_equal(again["b/paper"], tallies["b/paper"])
 
-    monkeypatch.setattr(pipeline, "encode", None)  # nothing is left to encode
-    _measure(model, dataset, tmp_path / "runs")
-    other = {"a/kl": Setting("kl", BUNDLES["paper"])}
-    with pytest.raises(ValueError, match="holds a run with other settings .*readings"):
-        _measure(model, dataset, tmp_path / "runs", other)
+    called = counted(monkeypatch)
+    measure(load, dataset, tmp_path / "runs")
+    assert not called  # nothing is left to run
+    other = {"a/kl": (Setting("kl", BUNDLES["paper"]), ())}
+    with pytest.raises(ValueError, match="other settings .readings 'robust' there, 'paper' now"):
+        measure(load, dataset, tmp_path / "runs", other)
+    measure(load, dataset, tmp_path / "runs", other, overwrite=True)
+    assert (tmp_path / "runs" / "a" / "kl" / "per_image.csv").read_bytes() == whole
 
 
-def test_the_driver_writes_tables_of_its_runs(demo, tmp_path):
-    flags = (*demo_flags(demo), "--short_side=112", "--grid=6", "--limit=2", "--noplots")
-    flags = (*flags, "--tables=propagate", f"--output_dir={tmp_path}")
-    done = run("ablate", *flags, "--variants=robust, presence=0.1")
+# ------------------------------------------------------------------------------- tables
+
+
+def stub_graph(params, squares):
+    return None
+
+
+def stub_scores(query_class, maps, graph):
+    side = round(maps.cosines.shape[-1] ** 0.5)
+    return maps.cosines.reshape(len(maps.cosines), len(query_class), side, side)
+
+
+STUBS = {stub_graph: stub_graph, stub_scores: stub_scores}  # not jitted, which takes its time
+
+
+def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_path, monkeypatch):
+    """All of the way but the solver and the networks of the sources."""
+    load = partial(dsolo.load, "miniature", attention="miniature", attention_size=64)
+    source = load(graph=False).config.source
+    monkeypatch.setattr(pipeline, "graph", stub_graph)
+    monkeypatch.setattr(pipeline, "scores", stub_scores)
+    called = counted(monkeypatch)
+    tables = {name: ablation.rows(name, source, ["clip", "appearance"]) for name in ablation.TABLES}
+    wanted = {}
+    for name, rows in tables.items():
+        assert tuple(rows[-len(CONTROLS) :]) == CONTROLS
+        assert len({row.name for row in rows}) == len(rows) > 1 + len(CONTROLS), name
+        of_table = {
+            ablation.folder("", name, row.name): ablation.setting(
+                row, BUNDLES["robust"], dataset.protocol
+            )
+            for row in rows
+        }
+        assert len(of_table) == len(set(of_table.values())) == len(rows), name
+        wanted |= of_table
+    tallies = measure(load, dataset, tmp_path, wanted)
+    assert tallies.keys() == wanted.keys()
+    assert all(tally.union.shape == (LIMIT, len(dataset.classes)) for tally in tallies.values())
+    runs = [path.parent for path in tmp_path.rglob("results.json")]
+    different = len(set(wanted.values()))
+    assert len(runs) == [name for name, _ in called].count("stub_scores") == different < len(wanted)
+
+
+def test_every_row_is_solved(dataset):
+    """Shapes and readings alone, of every table."""
+    source = dsolo.load("miniature", attention="miniature", graph=False).config.source
+    rows = {row for name in ablation.TABLES for row in map(_hashable, ablation.rows(name, source))}
+    f, attention, presence = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((3, 9), (9, 9), (3,)))
+    for method, changes in rows:
+        readings = dataclasses.replace(BUNDLES["robust"], **dict(changes))
+        solve = partial(dsolo.discrepancy, method=method, readings=readings)
+        assert jax.eval_shape(solve, f, attention, presence).shape == f.shape
+    assert {method for method, _ in rows} == set(METHODS)
+
+
+def _hashable(row):
+    return row.method, tuple(row.changes.items())
+
+
+@pytest.fixture(scope="module")
+def ladder(tmp_path_factory):
+    """The command's ladder and a sweep that shares rows with it, and what it printed."""
+    folder = tmp_path_factory.mktemp("ladder")
+    flags = (f"--limit={LIMIT}", "--batch_size=1", "--variants=robust, presence=0.1")
+    flags = (*flags, "--tables=ladder,max_steps", f"--output_dir={folder}")
+    done = run("ablate", *flags)
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "table.csv").open() as file:
+    return folder, done.stdout
+
+
+def test_the_command_writes_tables_of_its_runs(ladder):
+    folder, printed = ladder
+    with (folder / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["row"] for row in rows] == ["0", "1", "2", "4", "8", "16"]
+    controls = [row.name for row in CONTROLS]
+    assert [row["row"] for row in rows] == [
+        *(row.name for row in LADDER), *controls, "10", "30", "100", "300", *controls
+    ]  # fmt: skip
+    of_run = {
+        str(path.parent.relative_to(folder)): json.loads(path.read_text())
+        for path in folder.rglob("results.json")
+    }
     for row in rows:
-        assert (row["table"], row["variant"]) == ("propagate", "robust, presence=0.1")
+        assert row["variant"] == "robust, presence=0.1"
         assert float(row["low"]) <= float(row["miou"]) <= float(row["high"])
-        found = tmp_path / "robust_presence=0.1" / "propagate" / row["row"] / "results.json"
-        results = json.loads(found.read_text())
-        assert 100 * results["miou"] == pytest.approx(float(row["miou"]), abs=1e-3)
-        assert results["config"]["readings"]["propagate_steps"] == int(row["row"])
-        assert results["config"]["readings"]["presence"] == 0.1
-    assert "| 16 | " in (tmp_path / "table.md").read_text()
+        place = ablation.folder(row["variant"], row["table"], row["row"])
+        if results := of_run.pop(place, None):
+            assert 100 * results["miou"] == pytest.approx(float(row["miou"]), abs=1e-3)
+            assert "presence=0.1" in results["config"]["readings"]
+        else:  # it is a row of the ladder already
+            assert row["table"] == "max_steps" and row["row"] in ("30", *controls)
+    assert not of_run
+    assert (folder / "table.md").read_text() in printed
+    for name in ("ladder", "max_steps"):
+        with Image.open(folder / f"{name}.png") as picture:
+            assert min(picture.size) > 300
 
 
-def test_the_ladder_has_the_papers_figures_beside_it():
-    cells = {"robust": bootstrap.Interval(40.0, 50.5, 55.0)}
-    found = {row.name: cells for row in LADDER}
-    lines = ablation.markdown("ladder", found).splitlines()
-    assert lines[0].count("paper") == len(ablation.PAPER_SETS) == 4
-    assert "| VI velocity | 50.50 [40.00, 55.00] | 67.8 | 28.9 | 43.3 | 23.0 |" in lines
-    assert "| control: propagate | 50.50 [40.00, 55.00] |  |  |  |  |" in lines
-    rows = list(csv.DictReader(ablation.comma_separated({"ladder": found}).splitlines()))
-    assert [row["paper ADE20K"] or "" for row in rows] == [
-        *(str(PAPER[row.name][3]) for row in LADDER if row.name in PAPER),
-        "",
-    ]
+@pytest.mark.parametrize("row", [*LADDER, *CONTROLS], ids=lambda row: row.name)
+def test_a_row_of_the_ladder_is_eval_with_its_readings(row, ladder, load, dataset, tmp_path):
+    place = ladder[0] / ablation.folder("robust, presence=0.1", "ladder", row.name)
+    config = json.loads((place / "config.json").read_text())
+    model = load(readings=config["readings"])
+    assert {key: config[key] for key in ("weights", "code")} == made_with(
+        load(graph=METHODS[row.method].needs_graph)
+    )
+    evaluate(model, dataset, tmp_path, config)
+    for name in ("config.json", "per_image.csv", "confusion.csv"):
+        assert (place / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_every_table_has_rows_of_usable_settings(model):
-    for table in ablation.TABLES:
-        rows = ablation.rows(table, model, ["clip", "appearance"])
-        assert len({row.name for row in rows}) == len(rows) > 1, table
-        settings = {row.setting(BUNDLES["robust"]) for row in rows}
-        assert len(settings) == len(rows), table
-    layers = [dict(row.source)["attention_layers"] for row in ablation.rows("layer", model)]
-    assert set(layers) == {("0",), ("1",)}
-    with pytest.raises(ValueError, match="unknown table 'tao' .did you mean 'tau'"):
-        ablation.rows("tao")
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--tables=tao"], "unknown table of appearance 'tao' (did you mean 'tau'?)"),
+        (["--tables=timestep"], "unknown table of appearance 'timestep'; choose one of: ladder"),
+        (["--variants=papre"], "unknown readings 'papre' (did you mean 'paper'?)"),
+        (["--search=2", "--families=robst"], "unknown family 'robst' (did you mean 'robust'?)"),
+        (["--search=2", "--methods=kl"], "unknown method to search 'kl'"),
+        (["--search=2", "--tune_split=tuna"], "unknown split of miniature 'tuna'"),
+    ],
+)
+def test_errors_are_one_message(flags, message, tmp_path):
+    done = run("ablate", f"--output_dir={tmp_path}", *flags)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+    assert not list(tmp_path.iterdir())
 
 
-def test_layers_are_taken_together_and_each_once():
-    model = dsolo.load("miniature", attention="miniature")
-    rows = [row for row in ablation.rows("layer", model) if row.method == "path"]
+# ------------------------------------------------------------------------------- their parts
+
+
+def test_layers_are_taken_together_and_each_once(load):
+    source = load(attention="miniature", graph=False).config.source
+    rows = [row for row in ablation.rows("layer", source) if row.method == "path"]
     assert [dict(row.source)["attention_layers"] for row in rows] == [
         ("up.0", "up.1"),
         ("mid_block.attentions.0",),
@@ -145,17 +263,20 @@ def test_layers_are_taken_together_and_each_once():
     assert rows[0].name == "path, up.0 + up.1"
 
 
-def test_variants_are_bundles_with_changes():
-    chosen = ablation.variant("paper, tau=0.5, start=kk, ipf_iters=3")
-    assert (chosen.tau, chosen.start, chosen.ipf_iters) == (0.5, "kk", 3)
-    assert chosen.kl_sign == "divergence"
-    for text, message in (
-        ("papre", "did you mean 'paper'"),
-        ("robust,taw=1", "unknown reading 'taw'"),
-        ("robust,tau=soon", "tau is 'soon', wanted one float"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ablation.variant(text)
+def test_the_papers_ladder_has_a_table_of_its_own():
+    cells = {"robust": bootstrap.Interval(40.0, 50.5, 55.0)}
+    found = {row.name: cells for row in (*LADDER, *CONTROLS)}
+    lines = ablation.markdown("ladder", found).splitlines()
+    assert lines[0] == "| ladder | robust |"
+    assert "| VI velocity | 50.50 [40.00, 55.00] |" in lines
+    assert "| control: propagate | 50.50 [40.00, 55.00] |" in lines
+    assert "| VI velocity | 67.8 | 28.9 | 43.3 | 23.0 |" in lines
+    assert set(PAPER) == {row.name for row in LADDER}
+    rows = list(csv.DictReader(ablation.comma_separated({"ladder": found}).splitlines()))
+    assert [row["row"] for row in rows] == list(found)
+    assert {(row["variant"], row["low"], row["high"]) for row in rows} == {
+        ("robust", "40.000", "55.000")
+    }
 
 
 def test_folders_lie_below_the_runs():
@@ -163,28 +284,9 @@ def test_folders_lie_below_the_runs():
     assert ablation.folder("robust, tau=0.2", "tau", "0.3") == "robust_tau=0.2/tau/0.3"
 
 
-def test_a_rows_changes_count_over_the_variants():
-    row = Row("x", "kl", {"tau": 0.9})
-    assert row.setting(BUNDLES["paper"]).readings.tau == 0.9
-    assert row.setting(BUNDLES["paper"]).readings.start == "vanilla"
-
-
-def test_a_plot_is_a_picture(tmp_path):
-    cells = {"robust": bootstrap.Interval(40, 50, 55), "paper": bootstrap.Interval(1, 2, 3)}
-    plots.draw(tmp_path / "ladder.png", "ladder", {"I logits": cells, "V path": cells}, PAPER)
-    with Image.open(tmp_path / "ladder.png") as picture:
-        assert min(picture.size) > 300
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 10
-
-
-def test_a_missing_matplotlib_is_named(monkeypatch):
-    original = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "matplotlib":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ValueError, match=r"dsolo-jax\[plots\].*--noplots"):
-        plots.require()
+def test_a_rows_changes_count_over_the_variants(dataset):
+    row = Row("x", "kl", {"tau": 0.9}, (("attention", "clip"),))
+    found, source = ablation.setting(row, BUNDLES["paper"], dataset.protocol)
+    assert found.readings == dataclasses.replace(BUNDLES["paper"], tau=0.9)
+    assert described(found.readings) == "paper,tau=0.9"
+    assert found.method == "kl" and source == row.source

@@ -50,3 +50,16 @@ def test_differences_are_paired(matrices):
     back = bootstrap.difference(worse, better, counts)
     np.testing.assert_allclose((back.high, back.estimate, back.low), -np.array(gain))
     assert bootstrap.difference(worse, worse, counts) == (0, 0, 0)
+
+
+def test_several_comparisons_at_once_are_wider(matrices):
+    """Bonferroni: of each the share of tails that k of them may have together."""
+    a, b = map(Tally.of, matrices)
+    counts = bootstrap.draws(SCENES, 4000)
+    gains = bootstrap.replicates(b, counts) - bootstrap.replicates(a, counts)
+    one = bootstrap.difference(b, a, counts)
+    for comparisons in (1, 3, 18):
+        found = bootstrap.difference(b, a, counts, comparisons)
+        bounds = np.quantile(gains, [0.025 / comparisons, 1 - 0.025 / comparisons])
+        np.testing.assert_allclose((found.low, found.high), bounds)
+        assert found.estimate == one.estimate and found.low <= one.low <= one.high <= found.high

@@ -1,7 +1,6 @@
 """experiments.eval: its numbers recomputed, its interruptions survived, its errors clear."""
 
 import csv
-import dataclasses
 import json
 import os
 import resource
@@ -11,35 +10,32 @@ import socket
 import subprocess
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
-from running import command, demo_flags, run
+from running import MINIATURE, command, run, write_folder
 
-from dsolo_jax import datasets, metrics
-from experiments.evaluation import evaluate
+import dsolo_jax as dsolo
+from dsolo_jax import datasets, draw, images, metrics
+from dsolo_jax.assets import bundled
+from dsolo_jax.datasets import miniature
+from dsolo_jax.utils import fingerprint
+from experiments import evaluation
+from experiments.evaluation import Run, evaluate, made_with
 
-
-def flags_of(demo, output_dir):
-    return (*demo_flags(demo), "--short_side=224", f"--output_dir={output_dir}")
-
-
-def without_times(path):
-    return {k: v for k, v in json.loads(path.read_text()).items() if k != "seconds"}
-
-
-@pytest.fixture(scope="module")
-def dataset(demo):
-    return datasets.load_folder(demo / "images", demo / "labels", demo / "classes.txt")
-
-
-CONFIG = {"method": "kl", "limit": None, "save_predictions": True}
-TEMPERATURE = {"temperature": 0.1, "temperature_unit": "cosine"}  # fits the demo's CLIP
+SCENES = 5
+CONFIG = {"method": "velocity", "limit": SCENES, "save_predictions": True}
 
 
 @pytest.fixture(scope="module")
-def model(model):
-    return dataclasses.replace(model, readings=dataclasses.replace(model.readings, **TEMPERATURE))
+def model():
+    return dsolo.load("miniature")
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return miniature.load()
 
 
 @pytest.fixture(scope="module")
@@ -50,148 +46,367 @@ def whole(model, dataset, tmp_path_factory):
     return folder
 
 
-def test_miou_is_that_of_the_saved_predictions(whole, demo):
-    classes = len((demo / "classes.txt").read_text().splitlines())
-    intersection, union = np.zeros(classes), np.zeros(classes)
-    for path in sorted((demo / "labels").iterdir()):
-        truth = np.asarray(Image.open(path))
-        prediction = np.asarray(Image.open(whole / "predictions" / path.name))
-        assert prediction.shape == truth.shape
-        for c in range(classes):
-            intersection[c] += ((prediction == c) & (truth == c) & (truth != 255)).sum()
-            union[c] += (((prediction == c) | (truth == c)) & (truth != 255)).sum()
-    results = json.loads((whole / "results.json").read_text())
-    iou = intersection[union > 0] / union[union > 0]
+@pytest.fixture
+def copy(whole, tmp_path):
+    """A copy of that run, for a test to change."""
+    return shutil.copytree(whole, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def commanded(tmp_path_factory):
+    """An uninterrupted run from the command line."""
+    folder = tmp_path_factory.mktemp("commanded")
+    done = run("eval", *MINIATURE, f"--limit={SCENES}", f"--output_dir={folder}")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def contents(folder):
+    """Every file by its name, but config.json and what the clock and the flags say in results."""
+    found = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    del found["config.json"]
+    apart = ("seconds", "config")
+    found["results.json"] = {k: v for k, v in results_of(folder).items() if k not in apart}
+    return found
+
+
+def nothing_runs(monkeypatch):
+    def predictions(*args, **options):
+        raise AssertionError("a picture is run")
+
+    monkeypatch.setattr(evaluation, "predictions", predictions)
+
+
+# ------------------------------------------------------------------------------- results
+
+
+def test_figures_are_those_of_the_saved_predictions(whole, dataset):
+    truths = [dataset[i]["labels"] for i in range(SCENES)]
+    files = [whole / "predictions" / f"{id_}.png" for id_ in dataset.ids[:SCENES]]
+    labels = [np.asarray(Image.open(path)) for path in files]
+    assert [one.shape for one in labels] == [truth.shape for truth in truths]
+    counts = np.concatenate([truth.ravel() != dataset.ignore for truth in truths])
+    truth, label = (np.concatenate([x.ravel() for x in xs])[counts] for xs in (truths, labels))
+    classes = range(len(dataset.classes))
+    both = np.array([((label == c) & (truth == c)).sum() for c in classes])
+    union = np.array([((label == c) | (truth == c)).sum() for c in classes])
+    of_class = np.array([(truth == c).sum() for c in classes])
+
+    results = results_of(whole)
+    iou = both[union > 0] / union[union > 0]
     assert results["miou"] == pytest.approx(iou.mean(), abs=1e-6)
-    assert results["miou"] > 0.8  # the demo's CLIP knows these colours
+    assert results["accuracy"] == pytest.approx((label == truth).mean(), abs=1e-6)
+    there = of_class > 0
+    mean_accuracy = (both[there] / of_class[there]).mean()
+    assert results["mean_accuracy"] == pytest.approx(mean_accuracy, abs=1e-6)
     reported = [value for value in results["per_class"].values() if value is not None]
     np.testing.assert_allclose(reported, iou, atol=1e-6)
-    assert results["num_images"] == 5 and results["dataset"] == "folder"
+    assert list(results["per_class"]) == list(dataset.names)
+    assert results["num_images"] == SCENES and results["dataset"] == "miniature"
+    assert results["miou"] > 0.3  # so that none of these is nothing
 
 
-def test_check_miou_says_so_too(whole, demo):
-    flags = (f"--run={whole}", f"--labels={demo}/labels")
-    done = run("check_miou", *flags)
-    found, recomputed, difference = (line.split()[-1] for line in done.stdout.splitlines())
-    assert found == recomputed and float(difference) <= 1e-6, done.stderr
+def test_figures_of_subsets_are_those_of_their_pixels(whole, dataset):
+    for name in dataset.subsets:
+        total = np.zeros((len(dataset.classes),) * 2, np.int64)
+        for i in range(SCENES):
+            example, path = dataset[i], whole / "predictions" / f"{dataset.ids[i]}.png"
+            inside = example["subsets"][name]
+            np.add.at(total, (example["labels"][inside], np.asarray(Image.open(path))[inside]), 1)
+        iou = np.diagonal(total) / np.maximum(total.sum(0) + total.sum(1) - np.diagonal(total), 1)
+        expected = iou[total.sum(1) > 0].mean()
+        assert results_of(whole)[f"miou_{name}"] == pytest.approx(expected, abs=1e-6)
 
 
 def test_per_image_rows_are_the_pictures_in_order(whole, dataset):
     with (whole / "per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["id"] for row in rows] == list(dataset.ids)
+    assert [row["id"] for row in rows] == list(dataset.ids[:SCENES])
     assert all(0 < float(row["miou"]) <= 1 and 0 < float(row["accuracy"]) <= 1 for row in rows)
 
 
-@pytest.mark.parametrize("cut", ["between rows", "inside a row", "inside a batch"])
-def test_a_cut_off_run_resumes_to_the_same_result(cut, whole, model, dataset, tmp_path):
-    evaluate(model, dataset, tmp_path, CONFIG, batch_size=2)
-    (tmp_path / "results.json").unlink()
-    lines = (tmp_path / "per_image.csv").read_bytes().splitlines(keepends=True)
-    kept = {"between rows": lines[:3], "inside a row": [*lines[:3], lines[3][:9]]}
-    (tmp_path / "per_image.csv").write_bytes(b"".join(kept.get(cut, lines[:2])))
-    evaluate(model, dataset, tmp_path, CONFIG, batch_size=2)
-    assert without_times(tmp_path / "results.json") == without_times(whole / "results.json")
-    assert (tmp_path / "per_image.csv").read_bytes() == (whole / "per_image.csv").read_bytes()
-
-
-def test_killed_half_way_and_run_again_from_the_command_line(demo, tmp_path):
-    assert run("eval", *flags_of(demo, tmp_path / "whole"), "--save_predictions").returncode == 0
-    killed = (*flags_of(demo, tmp_path / "killed"), "--save_predictions")
-    table = tmp_path / "killed" / "per_image.csv"
-    process = subprocess.Popen(command("eval", *killed), stderr=subprocess.DEVNULL)
-    while not (table.exists() and len(table.read_text().splitlines()) >= 3):
-        assert process.poll() is None, "ended before it could be killed"
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    done = len(table.read_text().splitlines()) - 1
-    assert done < 5 and not (tmp_path / "killed" / "results.json").exists()
-
-    again = run("eval", *killed)
-    assert again.returncode == 0 and "mIoU" in again.stdout
-    ours, theirs = (without_times(tmp_path / k / "results.json") for k in ("killed", "whole"))
-    assert ours == theirs
-    assert f"{5 - done}/{5 - done} images" in again.stderr  # only the missing ones
-
-
-def test_devices_and_processes_change_no_bit(whole, demo, tmp_path):
-    """Eight devices in one process, and two processes that end and are resumed as one."""
-    flags = [*flags_of(demo, tmp_path / "devices"), "--method=kl", "--save_predictions"]
-    flags[:0] = [f"--{name}={value}" for name, value in TEMPERATURE.items()]
-    count = "--xla_force_host_platform_device_count=8"
-    eight = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
-    done = subprocess.run(command("eval", *flags), env=eight, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert_same_run(tmp_path / "devices", whole)
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-    flags[-3] = f"--output_dir={tmp_path}/processes"
-    processes = [
-        subprocess.Popen(
-            command("eval", *flags, coordinator, "--num_processes=2", f"--process_id={i}"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(2)
-    ]
-    said = [process.communicate() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
-    assert "3/3 images" in said[0][1] and "2/2 images" in said[1][1]
-    assert "mIoU" in said[0][0] and "mIoU" not in said[1][0]
-    assert_same_run(tmp_path / "processes", whole)
-
-
-def assert_same_run(ours, theirs):
-    names = {str(path.relative_to(theirs)) for path in theirs.rglob("*") if path.is_file()}
-    assert {str(path.relative_to(ours)) for path in ours.rglob("*") if path.is_file()} == names
-    for name in names - {
-        "config.json",
-        "results.json",
-    }:  # flags are in the one, seconds in the other
-        assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
-    for key in ("miou", "per_class", "num_images"):
-        results = [json.loads((folder / "results.json").read_text()) for folder in (ours, theirs)]
-        assert results[0][key] == results[1][key]
-
-
-def test_tables_of_processes_are_resumed_by_one(whole, model, dataset, tmp_path):
-    """What two processes left when they were killed: rows out of order, and a cut line each."""
-    evaluate(model, dataset, tmp_path, CONFIG)
-    header, *rows = (tmp_path / "per_image.csv").read_bytes().splitlines(keepends=True)
-    (tmp_path / "per_image.csv").write_bytes(header + rows[2] + rows[0] + rows[4][:7])
-    (tmp_path / "per_image.1.csv").write_bytes(header + rows[3] + rows[1][:30])
-    (tmp_path / "confusion.csv").unlink()
-    (tmp_path / "predictions" / f".{'0f' * 16}.png").touch()  # half a prediction
-    evaluate(model, dataset, tmp_path, CONFIG)
-    assert_same_run(tmp_path, whole)
-
-
-def test_the_confusion_matrix_is_written(whole, dataset):
-    matrix = np.loadtxt(whole / "confusion.csv", delimiter=",", dtype=np.int64)
+def test_the_confusion_matrix_is_written_below_the_classes(whole, dataset):
+    with (whole / "confusion.csv").open(newline="") as file:
+        names, *rows = csv.reader(file)
+    assert names == list(dataset.names)
+    matrix = np.array(rows, np.int64)
     _, iou = metrics.mean_iou(matrix)
-    reported = json.loads((whole / "results.json").read_text())["per_class"]
-    np.testing.assert_array_equal(iou, [np.nan if x is None else x for x in reported.values()])
-    labelled = sum((dataset[i]["labels"] != dataset.ignore).sum() for i in range(len(dataset)))
+    reported = results_of(whole)["per_class"].values()
+    np.testing.assert_array_equal(iou, [np.nan if x is None else x for x in reported])
+    labelled = sum((dataset[i]["labels"] != dataset.ignore).sum() for i in range(SCENES))
     assert matrix.sum() == labelled
-
-
-def test_a_folder_with_another_run_is_refused_until_overwritten(whole, model, dataset, tmp_path):
-    shutil.copytree(whole, tmp_path / "run")
-    other = CONFIG | {"method": "logits"}
-    with pytest.raises(ValueError, match="method 'kl' there, 'logits' now.*--overwrite"):
-        evaluate(model, dataset, tmp_path / "run", other)
-    results = evaluate(model, dataset, tmp_path / "run", other, overwrite=True)
-    assert results["method"] == "logits" and results["num_images"] == 5
 
 
 def test_limit_takes_the_first_pictures(model, dataset, tmp_path):
     results = evaluate(model, dataset, tmp_path, CONFIG | {"limit": 2})
     assert results["num_images"] == 2
-    assert sorted(os.listdir(tmp_path / "predictions")) == ["scene_0.png", "scene_1.png"]
+    saved = sorted(os.listdir(tmp_path / "predictions"))
+    assert saved == ["validation_00000.png", "validation_00001.png"]
+
+
+# ------------------------------------------------------------------------------- interruptions
+
+
+@pytest.mark.parametrize("cut", ["between rows", "inside a row", "inside a batch"])
+def test_a_cut_off_run_resumes_to_the_same_result(cut, whole, copy, model, dataset):
+    (copy / "results.json").unlink()
+    table = copy / "per_image.csv"
+    lines = table.read_bytes().splitlines(keepends=True)
+    kept = {"between rows": lines[:3], "inside a row": [*lines[:3], lines[3][:9]]}
+    table.write_bytes(b"".join(kept.get(cut, lines[:2])))
+    evaluate(model, dataset, copy, CONFIG, batch_size=2)
+    assert contents(copy) == contents(whole)
+
+
+def test_killed_half_way_and_run_again_from_the_command_line(commanded, tmp_path):
+    flags = (*MINIATURE, f"--limit={SCENES}", f"--output_dir={tmp_path}")
+    table = tmp_path / "per_image.csv"
+    process = subprocess.Popen(command("eval", *flags), stderr=subprocess.DEVNULL)
+    while not (table.exists() and table.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None, "ended before it could be killed"
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = table.read_bytes().count(b"\n") - 1
+    assert done < SCENES and not (tmp_path / "results.json").exists()
+
+    again = run("eval", *flags)
+    assert again.returncode == 0 and "mIoU" in again.stdout, again.stderr
+    assert contents(tmp_path) == contents(commanded)
+    assert (tmp_path / "config.json").read_bytes() == (commanded / "config.json").read_bytes()
+    assert f"{SCENES - done}/{SCENES - done} images" in again.stderr  # only the missing ones
+
+
+def test_devices_and_processes_change_no_bit(whole, tmp_path):
+    """Eight devices in one process, and two processes."""
+    flags = (*MINIATURE, f"--limit={SCENES}", "--batch_size=2")
+    count = "--xla_force_host_platform_device_count=8"
+    eight = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+    done = run("eval", *flags, f"--output_dir={tmp_path}/devices", env=eight)
+    assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "devices") == contents(whole)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
+    flags = (*flags, f"--output_dir={tmp_path}/processes", coordinator, "--num_processes=2")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [
+        subprocess.Popen(command("eval", *flags, f"--process_id={i}"), **pipes) for i in range(2)
+    ]
+    said = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    assert "3/3 images" in said[0][1] and "2/2 images" in said[1][1]
+    assert "mIoU" in said[0][0] and "mIoU" not in said[1][0]
+    assert contents(tmp_path / "processes") == contents(whole)
+
+
+def test_tables_of_processes_are_resumed_by_one(whole, copy, model, dataset):
+    """What two processes left when they were killed: rows out of order, and a cut line each."""
+    header, *rows = (copy / "per_image.csv").read_bytes().splitlines(keepends=True)
+    (copy / "per_image.csv").write_bytes(header + rows[2] + rows[0] + rows[4][:7])
+    (copy / "per_image.1.csv").write_bytes(header + rows[3] + rows[1][:30])
+    for name in ("confusion.csv", "results.json"):
+        (copy / name).unlink()
+    (copy / "predictions" / f".{'0f' * 16}.png").touch()  # half a prediction
+    evaluate(model, dataset, copy, CONFIG, batch_size=2)
+    assert contents(copy) == contents(whole)
+
+
+def test_a_disk_that_takes_no_more_is_named(model, dataset, whole, copy):
+    """The system refuses to let the table grow; what it holds stays whole, and the run resumes."""
+    (copy / "results.json").unlink()
+    table = copy / "per_image.csv"
+    table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:-1]))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (table.stat().st_size + 20, limits[1]))
+    try:
+        with pytest.raises(OSError, match="cannot write .*: File too large"):
+            evaluate(model, dataset, copy, CONFIG, batch_size=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    evaluate(model, dataset, copy, CONFIG, batch_size=2)
+    assert contents(copy) == contents(whole)
+
+
+# ------------------------------------------------------------------------------- one folder
+
+
+def test_a_finished_run_keeps_what_it_has(whole, copy, model, dataset, monkeypatch, capsys):
+    results = results_of(copy)
+    results |= {"seconds": 12.5, "versions": {"jax": "of another day"}}
+    (copy / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    nothing_runs(monkeypatch)
+    assert evaluate(model, dataset, copy, CONFIG, batch_size=2)["seconds"] == 12.5
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+    assert f"{copy} was finished already" in capsys.readouterr().out
+
+    (copy / "confusion.csv").unlink()  # what can be had from the table is made again
+    evaluate(model, dataset, copy, CONFIG, batch_size=2)
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_the_panel_is_of_the_saved_predictions(commanded, dataset, tmp_path):
+    """Of a finished run, one of whose predictions has been painted over."""
+    folder = shutil.copytree(commanded, tmp_path / "run")
+    predictions = [folder / "predictions" / f"{id_}.png" for id_ in dataset.ids[:2]]
+    images.write_png(predictions[0], np.full_like(dataset[0]["labels"], 3))
+    flags = ("--dataset=miniature", "--panel=2", f"--limit={SCENES}", f"--output_dir={folder}")
+    done = run("eval", *flags)
+    assert done.returncode == 0, done.stderr
+    assert "was finished already" in done.stdout and "images/s" not in done.stderr
+    assert (folder / "results.json").read_bytes() == (commanded / "results.json").read_bytes()
+    examples = [
+        (dataset[i]["image"], dataset[i]["labels"], np.asarray(Image.open(path)))
+        for i, path in enumerate(predictions)
+    ]
+    expected = draw.panel(examples, dataset.names, across=2)
+    np.testing.assert_array_equal(np.asarray(Image.open(folder / "panel.png")), expected)
+
+
+def test_a_folder_with_another_run_is_refused_until_overwritten(copy, model, dataset):
+    other = CONFIG | {"method": "logits"}
+    with pytest.raises(ValueError, match=r"\(method 'velocity' there, 'logits' now\).*--overwrite"):
+        evaluate(model, dataset, copy, other)
+    results = evaluate(model, dataset, copy, other, overwrite=True)
+    assert results["method"] == "logits" and results["num_images"] == SCENES
+
+
+def test_overwriting_leaves_nothing_old(whole, copy, model, dataset):
+    for name in ("per_image.1.csv", "panel.png", "predictions/old.png"):
+        (copy / name).write_bytes(b"old")
+    run_ = Run(copy, dataset, CONFIG, overwrite=True)
+    run_.close()
+    assert len(run_.todo()) == SCENES
+    left = {str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()}
+    assert left == {".lock", "config.json", "per_image.csv"}
+    evaluate(model, dataset, copy, CONFIG, batch_size=2)
+    assert contents(copy) == contents(whole)
+
+
+def test_other_weights_and_other_code_are_refused(commanded, model, dataset, monkeypatch):
+    config = json.loads((commanded / "config.json").read_text())
+    made = made_with(model)
+    assert {key: config[key] for key in made} == made and set(made) == {"weights", "code"}
+
+    bias = model.params["clip"]["vision"]["blocks_0"]["query"]["bias"]
+    params = jax.tree.map(lambda x: x + 1e-3 if x is bias else x, model.params)
+    other = made_with(dsolo.Model(model.config, params))
+    with pytest.raises(ValueError, match=r"other settings \(weights '\w+' there, '\w+' now\)"):
+        evaluate(model, dataset, commanded, config | other)
+    monkeypatch.setattr(fingerprint, "of_code", lambda: "changed")
+    with pytest.raises(ValueError, match=r"other settings \(code '\w+' there, 'changed' now\)"):
+        evaluate(model, dataset, commanded, config | made_with(model))
+
+
+def test_two_runs_in_one_folder_at_once(copy, model, dataset):
+    with Run(copy, dataset, CONFIG):
+        with pytest.raises(OSError, match=f"another run is writing to {copy}; wait for it"):
+            evaluate(model, dataset, copy, CONFIG, overwrite=True)
+    evaluate(model, dataset, copy, CONFIG)
+
+
+def test_a_refused_run_lets_the_folder_go(copy, model, dataset):
+    with pytest.raises(ValueError, match="holds a run with other settings") as refused:
+        Run(copy, dataset, CONFIG | {"method": "kl"})
+    evaluate(model, dataset, copy, CONFIG)
+    assert refused  # its traceback still holds the run
+
+
+def test_a_file_system_without_locks_is_a_warning(copy, model, dataset, monkeypatch):
+    def flock(file, operation):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(evaluation.fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="cannot be locked .*Function not implemented"):
+        evaluate(model, dataset, copy, CONFIG)
+
+
+@pytest.mark.parametrize("name", ["config.json", "results.json"])
+@pytest.mark.parametrize("content", [b"", b'{"method": ', b"[]", b"\xff\xfe"])
+def test_damaged_records_are_one_message(name, content, copy, model, dataset):
+    (copy / name).write_bytes(content)
+    with pytest.raises(ValueError, match=rf"{name} is damaged \(.*\); choose .*--overwrite it"):
+        evaluate(model, dataset, copy, CONFIG)
+
+
+# ------------------------------------------------------------------------------- other pictures
+
+
+def test_names_of_any_kind_survive(model, dataset, tmp_path):
+    names = ["a\u2028b", "c\u0085d", 'e "f", g', "h;i"]
+    write_folder(tmp_path, dataset, names)
+    mine = datasets.load_folder(tmp_path / "images", tmp_path / "labels", tmp_path / "classes.txt")
+    config = CONFIG | {"limit": None}
+    evaluate(model, mine, tmp_path / "run", config)
+    with (tmp_path / "run" / "per_image.csv").open(newline="", encoding="utf-8") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == sorted(names)
+    before = contents(tmp_path / "run")
+    assert {f"predictions/{name}.png" for name in names} < before.keys()
+
+    table = tmp_path / "run" / "per_image.csv"
+    table.write_bytes(table.read_bytes()[:-9])
+    evaluate(model, mine, tmp_path / "run", config)
+    assert contents(tmp_path / "run") == before
+
+
+def test_a_damaged_picture_is_named(model, dataset, tmp_path):
+    write_folder(tmp_path, dataset, ["one", "two"])
+    (tmp_path / "images" / "two.png").write_bytes(b"")
+    damaged = datasets.load_folder(
+        tmp_path / "images", tmp_path / "labels", tmp_path / "classes.txt"
+    )
+    with pytest.raises(ValueError, match="two.png"):
+        evaluate(model, damaged, tmp_path / "run", CONFIG)
+    assert not (tmp_path / "run" / "results.json").exists()
+
+
+# ------------------------------------------------------------------------------- the command
+
+
+def test_readings_change_the_result_and_are_recorded(commanded, tmp_path):
+    flags = (*MINIATURE, f"--limit={SCENES}", "--readings=robust, start=maskclip, tau=0.3")
+    done = run("eval", *flags, f"--output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    results, before = results_of(tmp_path), results_of(commanded)
+    assert results["config"]["readings"] == "robust,start=maskclip,tau=0.3"
+    assert results["config"] | {"readings": "robust,start=maskclip"} == before["config"]
+    assert results["miou"] != before["miou"]
+
+    done = run("eval", *flags, f"--output_dir={commanded}")
+    assert (
+        done.returncode == 1
+        and (
+            "holds a run with other settings (readings 'robust,start=maskclip' there, "
+            "'robust,start=maskclip,tau=0.3' now)"
+        )
+        in done.stderr
+    )
+
+
+@pytest.mark.parametrize("method", ["kl", "logits"])
+def test_methods_without_a_graph_need_no_weights_of_its_source(method, dataset, tmp_path):
+    bundle = bundled("miniature", "stable_diffusion")
+    source = tmp_path / "source"
+    shutil.copytree(bundle, source, ignore=shutil.ignore_patterns("*.safetensors"))
+    flags = (*MINIATURE, f"--attention={source}", "--limit=2", f"--output_dir={tmp_path}/run")
+    done = run("eval", *flags, f"--method={method}")
+    assert done.returncode == 0, done.stderr
+    with_graph = dsolo.load("miniature", attention=bundle)
+    assert with_graph.params["attention"] is not None
+    config = CONFIG | {"method": method, "limit": 2}
+    evaluate(with_graph, dataset, tmp_path / "with_graph", config)
+    assert contents(tmp_path / "run") == contents(tmp_path / "with_graph")
+
+
+@pytest.fixture(scope="module")
+def folder_flags(dataset, tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("folder"), dataset, ["one", "two"])
 
 
 @pytest.mark.parametrize(
@@ -204,35 +419,45 @@ def test_limit_takes_the_first_pictures(model, dataset, tmp_path):
         (["--labels=nowhere"], "no folder of labels at nowhere"),
         (["--classes=nowhere"], "no class file at nowhere"),
         (["--output_dir=/proc/nowhere"], "cannot write /proc/nowhere"),
+        (["--readings=robust,taw=1"], "unknown reading 'taw' (did you mean 'tau'?)"),
+        (["--num_processes=2"], "wanted the same HOST:PORT for all processes"),
     ],
 )
-def test_errors_are_one_message(flags, message, demo, tmp_path):
-    done = run("eval", *flags_of(demo, tmp_path), *flags)
+def test_errors_are_one_message(flags, message, folder_flags, tmp_path):
+    done = run("eval", *folder_flags, f"--output_dir={tmp_path}", *flags)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_damaged_picture_is_named(model, demo, tmp_path):
-    shutil.copytree(demo / "images", tmp_path / "images")
-    (tmp_path / "images" / "scene_3.png").write_bytes(b"")
-    damaged = datasets.load_folder(tmp_path / "images", demo / "labels", demo / "classes.txt")
-    with pytest.raises(ValueError, match="scene_3.png"):
-        evaluate(model, damaged, tmp_path / "run", CONFIG)
-    assert not (tmp_path / "run" / "results.json").exists()
+_FLAGS_OF = """
+import json, runpy, sys
+sys.argv = ["COMMAND", "--help"]
+runpy.run_module("experiments.COMMAND", run_name="__main__")
+from absl import flags
+ours = ("COMMAND", "experiments.")
+found = flags.FLAGS.flags_by_module_dict().items()
+names = [flag.name for module, of in found if module.startswith(ours) for flag in of]
+print("every flag:", json.dumps(names))
+"""
 
 
-def test_a_disk_that_takes_no_more_is_named(model, dataset, whole, tmp_path):
-    """The system refuses to let the table grow; what it holds stays whole, and the run resumes."""
-    config = CONFIG | {"save_predictions": False}
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    evaluate(model, dataset, tmp_path, config)
-    table = tmp_path / "per_image.csv"
-    table.write_bytes(b"".join(table.read_bytes().splitlines(keepends=True)[:2]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (table.stat().st_size + 20, limits[1]))
-    try:
-        with pytest.raises(OSError, match="cannot write .*per_image.csv: File too large"):
-            evaluate(model, dataset, tmp_path, config)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    resumed = evaluate(model, dataset, tmp_path, config)
-    assert resumed["per_class"] == json.loads((whole / "results.json").read_text())["per_class"]
+@pytest.mark.parametrize("name", ["eval", "ablate"])
+def test_help_lists_every_flag_once_and_grouped(name):
+    code = _FLAGS_OF.replace("COMMAND", name)
+    done = subprocess.run([os.sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text, _, names = done.stdout.partition("every flag:")
+    listed = [line.split()[0] for line in text.splitlines() if line.startswith("  --")]
+    assert sorted(listed) == sorted(f"--{flag}" for flag in json.loads(names))
+    assert len(listed) > 20 and "--readings" in listed
+    groups = [line for line in text.splitlines() if line.endswith(":") and line[:1].isupper()]
+    assert (
+        groups[-5:][:4]
+        == [
+            "This command:",
+            "The dataset:",
+            "How it is run (each benchmark has its own):",
+            "The model:",
+        ]
+        or groups[-4:][0] == "This command:"
+    )
