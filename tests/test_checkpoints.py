@@ -11,6 +11,7 @@ import safetensors.numpy
 
 from dsolo_jax import checkpoints
 from dsolo_jax.checkpoints import Row, convolution, linear, pointwise
+from dsolo_jax.utils import configs
 
 ROWS = (
     Row("stem.weight", "stem/kernel", convolution),
@@ -242,7 +243,7 @@ def test_a_damaged_json_is_named(tmp_path):
     for damaged in ('{"model_type": ', "[" * 100_000):
         (tmp_path / "config.json").write_text(damaged)
         with pytest.raises(ValueError, match="config.json is no JSON"):
-            checkpoints.read_json(tmp_path / "config.json")
+            configs.read_json(tmp_path / "config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -257,8 +258,8 @@ class _Config:
 
 def test_a_section_takes_the_keys_it_knows():
     content = {"size": 4, "ratio": 2, "deep": True, "widths": [5], "other": None}
-    assert checkpoints.section(_Config, content, "x") == _Config(4, 2, True, (5,))
-    assert checkpoints.section(_Config, {}, "x") == _Config()
+    assert configs.section(_Config, content, "x") == _Config(4, 2, True, (5,))
+    assert configs.section(_Config, {}, "x") == _Config()
 
 
 @pytest.mark.parametrize(
@@ -281,11 +282,11 @@ def test_a_section_takes_the_keys_it_knows():
 )
 def test_a_section_names_a_value_of_another_type(content, words):
     with pytest.raises(ValueError, match=f"the/file: {words}"):
-        checkpoints.section(_Config, content, "the/file")
+        configs.section(_Config, content, "the/file")
 
 
 def test_required_values():
     supported = {"act": ("silu", "swish"), "scale": (1,), "only": (False,)}
-    checkpoints.require({"act": "swish", "scale": 1.0, "more": 2}, supported, "x")
+    configs.require({"act": "swish", "scale": 1.0, "more": 2}, supported, "x")
     with pytest.raises(ValueError, match="the/file: act is 'gelu', wanted 'silu' or 'swish'; only"):
-        checkpoints.require({"act": "gelu", "only": [True]}, supported, "the/file")
+        configs.require({"act": "gelu", "only": [True]}, supported, "the/file")

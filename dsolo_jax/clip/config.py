@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsolo_jax import checkpoints
-from dsolo_jax.checkpoints import Section, section
+from dsolo_jax.utils.configs import Section, read_json, require, section
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 PREPROCESSOR = "preprocessor_config.json"
@@ -90,7 +89,7 @@ def read_config(directory: Path) -> ClipConfig:
         ValueError: it is no CLIP model's, or a key of either file has an unusable value.
     """
     path = directory / "config.json"
-    content = checkpoints.read_json(path)
+    content = read_json(path)
     if content.get("model_type") != "clip":
         raise ValueError(
             f"{path}: model_type is {content.get('model_type')!r}, wanted 'clip' (OpenAI's, "
@@ -117,9 +116,9 @@ def read_config(directory: Path) -> ClipConfig:
 
 
 def _read_normalisation(path: Path) -> dict[str, Any]:
-    content = checkpoints.read_json(path) if path.is_file() else {}
+    content = read_json(path) if path.is_file() else {}
     as_we_do = {"do_rescale": (True,), "rescale_factor": (1 / 255,), "do_normalize": (True,)}
-    checkpoints.require(content, as_we_do, str(path))
+    require(content, as_we_do, str(path))
     found = {}
     for key, least in (("image_mean", 0.0), ("image_std", 1e-6)):
         value = content.get(key, getattr(ClipConfig, key))
@@ -144,8 +143,8 @@ def read_text_config(directory: Path) -> TextConfig:
         ValueError: it is no CLIP text tower's, or a key has an unusable value.
     """
     path = directory / "config.json"
-    content = checkpoints.read_json(path)
-    checkpoints.require(content, {"model_type": ("clip_text_model",)}, str(path))
+    content = read_json(path)
+    require(content, {"model_type": ("clip_text_model",)}, str(path))
     return _tower(TextConfig, content, str(path))
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dsolo_jax.checkpoints import read_json, require, section
+from dsolo_jax.utils.configs import read_json, require, section
 
 # transformers' defaults for a key that a config.json lacks, where they differ from DinoConfig's.
 _DEFAULTS: dict[str, dict[str, Any]] = {

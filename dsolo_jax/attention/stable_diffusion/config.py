@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from dsolo_jax.checkpoints import read_json, require, section
 from dsolo_jax.clip.config import TextConfig, read_text_config
+from dsolo_jax.utils.configs import read_json, require, section
 
 _COMPONENTS = ("unet", "vae", "text_encoder", "tokenizer")
 

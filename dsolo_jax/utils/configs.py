@@ -1,0 +1,83 @@
+"""A checkpoint's config files: JSON objects to dataclasses, every value checked."""
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+Section = TypeVar("Section")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads the JSON object in a file of a checkpoint.
+
+    Raises:
+        FileNotFoundError: the folder has no such file.
+        ValueError: it is no JSON object.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path.parent} holds no {path.name}; a checkpoint is a folder in the layout of "
+            "transformers or diffusers, as `from_pretrained(...).save_pretrained(folder)` leaves it"
+        )
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON ({error}); fetch the file again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a JSON {type(content).__name__}, wanted an object")
+    return content
+
+
+def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
+    """Makes the dataclass `kind` from the keys of a JSON object that it knows.
+
+    Each value has the type of its field; numbers are finite and above 0, or 0 where that is the
+    field's default.
+
+    Raises:
+        ValueError: naming `where`, the key, its value and what is wanted.
+    """
+    values = {}
+    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        value = content.get(field.name, field.default)
+        value = tuple(value) if isinstance(value, list) else value
+        listed = typing.get_origin(field.type) is tuple
+        one: Any = typing.get_args(field.type)[0] if listed else field.type
+        items = value if listed and isinstance(value, tuple) else (value,)
+        wanted = f"{'a list of' if listed else 'one'} {one.__name__}"
+        if listed is not isinstance(value, tuple) or not all(_is_a(x, one) for x in items):
+            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {wanted}")
+        zero = field.default == 0
+        if one in (int, float) and not all(0 < x < math.inf or (zero and x == 0) for x in items):
+            least = "at least 0" if zero else "above 0"
+            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {wanted} {least}")
+        values[field.name] = value
+    return kind(**values)
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def require(content: Mapping[str, Any], supported: Mapping[str, Sequence[Any]], where: str) -> None:
+    """Checks a JSON object against the values of its keys that are implemented.
+
+    Args:
+        supported: the values of each key; a key may be missing.
+
+    Raises:
+        ValueError: naming `where` and every key with another value.
+    """
+    unknown = [
+        f"{key} is {content[key]!r}, wanted {' or '.join(map(repr, values))}"
+        for key, values in supported.items()
+        if key in content and content[key] not in values
+    ]
+    if unknown:
+        raise ValueError(f"{where}: {'; '.join(unknown)}; nothing else is implemented")
