@@ -28,11 +28,16 @@ def random_maps(seed, num_classes, ignore, shape=(23, 31)):
 )
 def test_counts_are_those_of_a_plain_loop(num_classes, ignore):
     labels, truth = random_maps(num_classes, num_classes, ignore)
+    expected = counted_by_hand(labels, truth, num_classes, ignore)
     matrix = confusion_matrix(labels, truth, num_classes, ignore=ignore)
-    assert matrix.dtype == jnp.int32
-    np.testing.assert_array_equal(matrix, counted_by_hand(labels, truth, num_classes, ignore))
+    assert isinstance(matrix, np.ndarray) and matrix.dtype == np.int64
+    np.testing.assert_array_equal(matrix, expected)
+    for arrays in ((jnp.asarray(labels), jnp.asarray(truth)), (jnp.asarray(labels), truth)):
+        matrix = confusion_matrix(*arrays, num_classes, ignore=ignore)
+        assert isinstance(matrix, jax.Array) and matrix.dtype == jnp.int32
+        np.testing.assert_array_equal(matrix, expected)
     jitted = jax.jit(confusion_matrix, static_argnums=(2, 3))
-    np.testing.assert_array_equal(jitted(labels, truth, num_classes, ignore), matrix)
+    np.testing.assert_array_equal(jitted(labels, truth, num_classes, ignore), expected)
 
 
 def test_types_of_files_serve_as_they_are():

@@ -1,16 +1,26 @@
 """The whole way, on a CLIP whose weights are set by hand so that it knows colours."""
 
+import dataclasses
+import os
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from PIL import Image
 
 import dsolo_jax as dsolo
-from dsolo_jax import images, pipeline, upsample, vocabulary
-from dsolo_jax.readings import BUNDLES, METHODS
-from experiments.compilations import Compilations
-from experiments.demo import CLASSES, COLOURS
+from dsolo_jax import background, devices, images, pipeline, vocabulary
+from dsolo_jax.datasets import miniature
+from dsolo_jax.pipeline import Setting
+from dsolo_jax.readings import BUNDLES, resolve
+from experiments.profiling import Compilations
+from tests.oracles.colours import CLASSES, COLOURS
+
+METHODS = [method for method in dsolo.METHODS if method != "class_token"]
 
 
 def picture_of(*stripes, height=120, width=90):
@@ -18,6 +28,27 @@ def picture_of(*stripes, height=120, width=90):
     rows = np.array([COLOURS[name] for name in stripes], np.uint8)
     column = np.arange(width) * len(stripes) // width
     return np.broadcast_to(rows[column], (height, width, 3)).copy()
+
+
+def run(model, pictures, words, settings, **options):
+    """What `pipeline.run` gives, in the order of the pictures."""
+    found = dict(pipeline.run(model, pictures, words, settings, **options))
+    assert sorted(found) == list(range(len(pictures)))
+    return [found[index] for index in range(len(pictures))]
+
+
+@pytest.fixture(scope="module")
+def scene(demo):
+    return images.read_image(demo / "images" / "scene_0.png")
+
+
+@pytest.fixture(scope="module")
+def small(demo):
+    """The same CLIP on a grid of 10 x 10, for what does not hang on the grid."""
+    return dsolo.load(clip=demo / "clip", attention="clip", short_side=112, grid=10)
+
+
+# ---- from a picture to labels --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -39,47 +70,155 @@ def test_rows_and_columns_are_not_exchanged(model):
         assert [int(np.median(labels[:, x])) for x in (20, 105, 190)] == [0, 1, 2]
 
 
-def test_scores_have_the_labels_as_their_argmax(model):
+def test_scores_have_the_labels_as_their_argmax(small):
     pixels = picture_of("sky", "grass", "coal")
-    labels = dsolo.segment(model, pixels, CLASSES).labels
-    result = dsolo.segment(model, pixels, CLASSES, return_scores=True)
+    labels = dsolo.segment(small, pixels, CLASSES).labels
+    result = dsolo.segment(small, pixels, CLASSES, return_scores=True)
     assert result.scores.shape == (len(CLASSES), 120, 90) and result.scores.dtype == np.float32
+    assert result.labels.dtype == np.int32
     np.testing.assert_array_equal(result.scores.argmax(0), result.labels)
     assert (result.labels == labels).mean() > 0.999  # the two compile to other roundings
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_picture_scores_the_same_alone_in_a_batch_and_in_a_larger_bucket(model, demo, method):
-    """Shapes from square to panorama; the largest difference is the contract's 1e-4."""
-    scene = images.read_image(demo / "images" / "scene_0.png")
-    shapes = [(120, 160), (160, 120), (90, 300), (200, 200)]
-    pictures = [dsolo.prepare(model, images.resize(scene, shape)) for shape in shapes]
-    words = vocabulary.parse(CLASSES)
-    readings = model.readings
-
-    def scores(batch):
-        graph = pipeline.graph(model, batch)
-        encoded = pipeline.encode(model, batch, words, readings.start, graph)
-        return np.asarray(pipeline.solve(encoded, words, method, readings))
-
-    together = scores(pictures)
-    for picture, ours in zip(pictures, together, strict=True):
-        np.testing.assert_allclose(scores([picture])[0], ours, atol=1e-4)
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (37, 3)])
+def test_odd_sizes_work(small, size):
+    pixels = np.zeros((*size, 3), np.uint8)
+    assert dsolo.segment(small, pixels, ["sky", "coal"], method="kl").labels.shape == size
 
 
-def test_a_batch_gives_each_picture_its_own_result_in_order(model):
-    stripes = [("sky", "grass"), ("grass", "sky"), ("coal", "snow")]
-    shapes = [(100, 80), (60, 200), (100, 80)]
+def test_every_kind_of_picture_works(small, tmp_path):
+    pixels = picture_of("snow", "coal")
+    for mode in ("L", "P", "RGBA", "CMYK", "LA", "1"):
+        path = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
+        Image.fromarray(pixels).convert(mode).save(path)
+        labels = dsolo.segment(small, path, ["snow", "coal"], method="kl").labels
+        assert (labels[:, :40] == 0).mean() > 0.9 and (labels[:, 50:] == 1).mean() > 0.9
+
+
+def test_a_list_of_pictures_of_any_kind_equals_one_by_one(small, demo):
+    path, other = sorted((demo / "images").iterdir())[:2]
     pictures = [
-        dsolo.prepare(model, picture_of(*s, height=h, width=w))
-        for s, (h, w) in zip(stripes, shapes, strict=True)
+        path,
+        Image.open(other),
+        picture_of("sky", "coal"),
+        str(other),
+        picture_of("plum", "lemon", height=60, width=200),
+        Image.fromarray(picture_of("snow", "coal")).convert("L"),
     ]
-    results = dsolo.segment_batch(model, pictures, CLASSES, method="kl")
-    names = [c.split(",")[0] for c in CLASSES]
-    for s, shape, result in zip(stripes, shapes, results, strict=True):
-        assert result.labels.shape == shape
-        left, right = (int(np.median(result.labels[:, x])) for x in (10, shape[1] - 10))
-        assert (names[left], names[right]) == s
+    together = dsolo.segment(small, pictures, CLASSES, "path", return_scores=True)
+    assert len(together) == len(pictures)
+    for picture, ours in zip(pictures, together, strict=True):
+        alone = dsolo.segment(small, picture, CLASSES, "path", return_scores=True)
+        np.testing.assert_array_equal(ours.labels, alone.labels)
+        np.testing.assert_array_equal(ours.scores, alone.scores)
+    assert dsolo.segment(small, [], CLASSES) == []
+    [single] = dsolo.segment(small, (path,), vocabulary.parse(CLASSES), "path")
+    assert (single.labels == together[0].labels).mean() > 0.999
+
+
+def test_readings_can_be_chosen_by_name_or_in_full(small):
+    pixels, classes = picture_of("tomato", "sky"), ["sky", "tomato"]
+    named, full, robust = (
+        dsolo.segment(small, pixels, classes, readings=readings, return_scores=True).scores
+        for readings in ("paper", BUNDLES["paper"], None)
+    )
+    np.testing.assert_array_equal(named, full)
+    assert np.abs(robust - named).max() > 1e-3
+
+
+def test_bfloat16_encoders_agree_with_float32(small, demo, scene):
+    options = {"attention": "clip", "dtype": jnp.bfloat16, "short_side": 112, "grid": 10}
+    half = dsolo.load(clip=demo / "clip", **options)
+    assert half.params["clip"]["vision"]["patch_kernel"].dtype == jnp.bfloat16
+    labels = [dsolo.segment(m, scene, CLASSES, method="kl").labels for m in (small, half)]
+    assert (labels[0] == labels[1]).mean() > 0.98
+
+
+def test_segmenting_refuses_by_name(small, tmp_path):
+    pixels = picture_of("sky", "grass")
+    with pytest.raises(ValueError, match="unknown method 'velocty'"):
+        dsolo.segment(small, pixels, ["sky"], method="velocty")
+    with pytest.raises(ValueError, match="unknown readings"):
+        dsolo.segment(small, pixels, ["sky"], readings="vague")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
+        dsolo.segment(small, tmp_path / "nowhere.png", ["sky"])
+    with pytest.raises(ValueError, match="no classes"):
+        dsolo.segment(small, pixels, [])
+    with pytest.raises(TypeError, match="image is a int"):
+        dsolo.segment(small, [pixels, 3], ["sky"])
+
+
+# ---- the pure functions --------------------------------------------------------------------------
+
+
+def test_forward_is_what_segment_computes(small, scene):
+    """The whole network, then the pixels, against the route that users take."""
+    words, readings = vocabulary.parse(CLASSES), small.config.readings
+    picture = pipeline.prepare(small.config, scene)
+    text = pipeline.embed(small, words)
+    [found] = pipeline.forward(
+        small.params,
+        small.config,
+        pipeline.batch([picture]),
+        text,
+        np.array(words.query_class),
+        num_classes=len(words.classes),
+        method="velocity",
+        readings=readings,
+    )
+    assert found.shape == (len(words.classes), 10, 10) and found.dtype == jnp.float32
+    ours = pipeline.to_pixels(picture.pixels, found, readings, return_scores=True)()
+    theirs = dsolo.segment(small, scene, CLASSES, "velocity", return_scores=True)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+    assert (ours.labels == theirs.labels).mean() > 0.999
+
+
+def test_forward_can_be_jitted_over_a_model(small, scene):
+    words = vocabulary.parse(CLASSES)
+
+    @jax.jit
+    def scores(model, batch, text):
+        queries, count = np.array(words.query_class), len(words.classes)
+        options = {"num_classes": count, "method": "path", "readings": "robust,epsilon=1"}
+        return pipeline.forward(model.params, model.config, batch, text, queries, **options)
+
+    batch = pipeline.batch([pipeline.prepare(small.config, scene)])
+    [found] = scores(small, batch, pipeline.embed(small, words))
+    readings = resolve("robust,epsilon=1")
+    ours = pipeline.to_pixels(scene, found, readings, return_scores=True)()
+    theirs = dsolo.segment(small, scene, CLASSES, "path", readings, return_scores=True)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def encoded(small, scene):
+    """Graph and class maps of four pictures, square to panorama, together and of each alone."""
+    shapes = [(120, 160), (160, 120), (90, 300), (200, 200)]
+    pictures = [pipeline.prepare(small.config, images.resize(scene, shape)) for shape in shapes]
+    text = pipeline.embed(small, vocabulary.parse(CLASSES))
+
+    @jax.jit
+    def encode(batch):
+        maps = pipeline.class_maps(small.params, small.config, batch, text, start="naclip")
+        return maps, pipeline.graph(small.params, small.config, batch.squares)
+
+    alone = [encode(pipeline.batch([picture])) for picture in pictures]
+    return encode(pipeline.batch(pictures)), alone
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_picture_scores_the_same_alone_in_a_batch_and_in_a_larger_bucket(encoded, method):
+    """The largest difference is the contract's 1e-4, from the pixels on."""
+    words = vocabulary.parse(CLASSES)
+    options = {"num_classes": len(words.classes), "method": method, "readings": resolve("robust")}
+
+    @jax.jit
+    def scores(maps, graph):
+        return pipeline.scores(maps, graph, np.array(words.query_class), **options)
+
+    together, alone = encoded
+    for ours, one in zip(scores(*together), alone, strict=True):
+        np.testing.assert_allclose(scores(*one)[0], ours, atol=1e-4)
 
 
 def test_buckets_waste_a_quarter_at_most_and_never_cut():
@@ -88,109 +227,193 @@ def test_buckets_waste_a_quarter_at_most_and_never_cut():
     assert len({pipeline.bucket(length) for length in range(441, 2689)}) <= 12
 
 
-def test_pictures_of_any_size_share_their_programs(model):
-    """Only another bucket of patches is another program; the pixels never are."""
+# ---- many pictures -------------------------------------------------------------------------------
+
+SETTINGS = [
+    Setting("velocity", resolve("robust")),
+    Setting("path", resolve("robust,epsilon=1")),
+    Setting("kl", resolve("robust,start=maskclip,temperature=1")),
+    Setting("logits", resolve("robust"), background.Threshold(0.2, 20.0)),
+    Setting("logits", resolve("robust")),
+]
+
+
+@pytest.fixture(scope="module")
+def mixed(small):
+    """Seven pictures of three shapes, two of which share a bucket."""
+    stripes = [("sky", "grass"), ("grass", "sky"), ("coal", "snow"), ("plum", "lemon")]
+    shapes = [(100, 80), (60, 200), (100, 80), (80, 100), (100, 80), (60, 200), (80, 100)]
+    return [
+        pipeline.prepare(small.config, picture_of(*stripes[i % 4], height=h, width=w))
+        for i, (h, w) in enumerate(shapes)
+    ]
+
+
+def test_several_settings_at_once_equal_one_at_a_time(small, mixed):
+    words = vocabulary.parse(CLASSES)
+    together = run(small, mixed[:3], words, SETTINGS, return_scores=True)
+    for s, setting in enumerate(SETTINGS):
+        for several, [alone] in zip(
+            together, run(small, mixed[:3], words, [setting], return_scores=True), strict=True
+        ):
+            np.testing.assert_array_equal(several[s].scores, alone.scores)
+            np.testing.assert_array_equal(several[s].labels, alone.labels)
+
+
+def test_batches_give_each_picture_its_own_result(small, mixed):
+    """Full and filled up, of several buckets; the right half is not the left one's class."""
+    words, setting = vocabulary.parse(CLASSES), Setting("path", resolve("robust"))
+    one_by_one = run(small, mixed, words, [setting], return_scores=True)
+    for batch_size in (2, 3, 8):
+        batched = run(small, mixed, words, [setting], batch_size=batch_size, return_scores=True)
+        for picture, [ours], [alone] in zip(mixed, batched, one_by_one, strict=True):
+            assert ours.labels.shape == picture.pixels.shape[:2]
+            np.testing.assert_allclose(ours.scores, alone.scores, atol=1e-4)
+    left, right = (one_by_one[0][0].labels[:, x] for x in (10, 70))
+    assert [CLASSES[int(np.median(half))] for half in (left, right)] == ["sky", "grass"]
+
+
+def test_batches_are_filled_up_to_powers_of_two_on_every_device():
+    assert devices.filled([1, 2, 3], 1) == [1, 2, 3, 3]
+    assert devices.filled([1, 2, 3, 4, 5], 4) == [1, 2, 3, 4, 5, 5, 5, 5]
+    assert devices.filled([1], 2) == [1, 1] and devices.filled([1], 1) == [1]
+    assert len(devices.filled(list(range(9)), 2)) == 16
+
+
+def test_every_stage_is_watched_and_the_graph_is_made_once(small, mixed):
+    stages = []
+    words = vocabulary.parse(CLASSES)
+    run(small, mixed[:1], words, SETTINGS, watch=lambda stage, value: stages.append(stage))
+    assert stages == ["graph", "CLIP", *["solver", "pixels"] * len(SETTINGS)]
+    stages.clear()
+    run(small, mixed[:1], words, SETTINGS[2:], watch=lambda stage, value: stages.append(stage))
+    assert "graph" not in stages
+
+
+def test_pictures_of_any_size_share_their_programs(small):
+    """Only another bucket of patches, or of pixels, is another program."""
     names = ["sky", "grass", "lemon", "tomato", "snow", "coal", "plum"]  # as many as no other test
     compilations = Compilations()
     for _ in range(2):
-        for size in [(90, 120), (61, 83), (300, 401), (400, 299)]:
+        for size in [(90, 120), (61, 82), (100, 134), (134, 100)]:
             picture = picture_of("sky", "coal", height=size[0], width=size[1])
-            dsolo.segment(model, picture, names, method="kl")
+            dsolo.segment(small, picture, names, method="kl")
     programs = compilations.programs
-    assert programs["jit(_solve)"] == programs["jit(strip_labels)"] == 1, programs
-    assert programs["jit(_encode)"] <= 1, programs
+    assert programs["jit(scores)"] == programs["jit(_upsample)"] == 1, programs
+    assert programs["jit(class_maps)"] <= 1, programs
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (37, 3)])
-def test_odd_sizes_work(model, size):
-    pixels = np.zeros((*size, 3), np.uint8)
-    assert dsolo.segment(model, pixels, ["sky", "coal"], method="kl").labels.shape == size
+@pytest.mark.parametrize("method", ["kl", "logits"])
+def test_methods_without_a_graph_do_without_its_weights(small, demo, scene, method):
+    options = {"attention": "clip", "short_side": 112, "grid": 10, "graph": False}
+    bare = dsolo.load(clip=demo / "clip", **options)
+    ours = dsolo.segment(bare, scene, CLASSES, method).labels
+    np.testing.assert_array_equal(ours, dsolo.segment(small, scene, CLASSES, method).labels)
+    for other in ("velocity", "path", "fusion", "propagate"):
+        with pytest.raises(ValueError, match=f"{other} need a patch graph.*graph=True"):
+            dsolo.segment(bare, scene, CLASSES, other)
 
 
-def test_every_kind_of_picture_works(model, tmp_path):
-    pixels = picture_of("snow", "coal")
-    for mode in ("L", "P", "RGBA", "CMYK", "LA", "1"):
-        path = tmp_path / f"{mode}.{'tif' if mode == 'CMYK' else 'png'}"
-        Image.fromarray(pixels).convert(mode).save(path)
-        labels = dsolo.segment(model, path, ["snow", "coal"], method="kl").labels
-        assert (labels[:, :40] == 0).mean() > 0.9 and (labels[:, 50:] == 1).mean() > 0.9
+@pytest.mark.parametrize("method", ["logits", "kl"])
+def test_the_background_threshold_is_the_fields_rule_at_the_pixels(small, scene, method):
+    """Scores upsampled, softmax over them, argmax, class 0 below the threshold.
 
-
-def test_bfloat16_encoders_agree_with_float32(model, demo):
-    half = dsolo.load(clip=demo / "clip", attention="clip", dtype=jnp.bfloat16, short_side=224)
-    assert half.params["vision"]["patch_kernel"].dtype == jnp.bfloat16
-    pixels = images.read_image(demo / "images" / "scene_1.png")
-    labels = [dsolo.segment(m, pixels, CLASSES, method="kl").labels for m in (model, half)]
-    assert (labels[0] == labels[1]).mean() > 0.98
-
-
-def test_a_four_thousand_pixel_picture_with_150_classes_is_bounded():
-    """XLA's account: temporaries and results of the pixel stage stay under 2 GiB."""
-    scores = jax.ShapeDtypeStruct((150, 32, 32), jnp.float32)
-    guide = jax.ShapeDtypeStruct((pipeline.bucket(3000), pipeline.bucket(4000), 3), jnp.uint8)
-    size = jax.ShapeDtypeStruct((2,), jnp.int32)
-    memory = upsample.upsample_labels.lower(scores, guide, size).compile().memory_analysis()
-    total = memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes
-    assert 0 < total < 2**31
-
-
-def test_loading_refuses_by_name(demo):
-    with pytest.raises(ValueError, match="unknown preset 'dslo_b61' .did you mean 'dslo_b16'"):
-        dsolo.load("dslo_b61")
-    with pytest.raises(ValueError, match="unknown attention source .* 'klip'"):
-        dsolo.load(clip=demo / "clip", attention="klip")
-    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
-        dsolo.load(clip="no such place", attention="clip")
-    with pytest.raises(ValueError, match="grid is 0"):
-        dsolo.load(clip=demo / "clip", attention="clip", grid=0)
-    with pytest.raises(ValueError, match="unknown layer of clip '7'"):
-        dsolo.load(clip=demo / "clip", attention="clip", attention_layers=("7",))
-    with pytest.raises(ValueError, match="attention_size are for other sources than 'clip'"):
-        dsolo.load(clip=demo / "clip", attention="clip", attention_size=512)
-
-
-def test_segmenting_refuses_by_name(model, tmp_path):
-    pixels = picture_of("sky", "grass")
-    with pytest.raises(ValueError, match="unknown method 'velocty'"):
-        dsolo.segment(model, pixels, ["sky"], method="velocty")
-    with pytest.raises(ValueError, match="unknown readings"):
-        dsolo.segment(model, pixels, ["sky"], readings="vague")
-    with pytest.raises(FileNotFoundError, match="nowhere.png"):
-        dsolo.segment(model, tmp_path / "nowhere.png", ["sky"])
-    with pytest.raises(ValueError, match="no classes"):
-        dsolo.segment(model, pixels, [])
-
-
-def test_readings_can_be_chosen_by_name_or_in_full(model):
-    pixels = picture_of("tomato", "sky")
-    named = dsolo.segment(model, pixels, ["sky", "tomato"], readings="paper", return_scores=True)
-    full = dsolo.segment(
-        model, pixels, ["sky", "tomato"], readings=BUNDLES["paper"], return_scores=True
-    )
-    np.testing.assert_array_equal(named.scores, full.scores)
-    robust = dsolo.segment(model, pixels, ["sky", "tomato"], return_scores=True)
-    assert np.abs(robust.scores - named.scores).max() > 1e-3
-
-
-def test_the_background_threshold_is_the_fields_rule_at_the_pixels(model, demo):
-    """Logits of all queries upsampled, softmax over them, argmax, class 0 below the threshold."""
+    Of logits those of all queries, of other methods those of classes.
+    """
     queries = ("sky", "grass", "lemon", "tomato", "cherry")
     words = vocabulary.Vocabulary(queries[:3], queries, (0, 1, 1, 2, 2))
-    [pixels] = [images.read_image(path) for path in sorted((demo / "images").iterdir())[:1]]
-    picture, scale = dsolo.prepare(model, pixels), 5.0
-    each = vocabulary.unfolded(words)
-    [logits] = dsolo.segment_batch(model, [picture], each, "logits", return_scores=True)
-    exponentials = np.exp(scale * logits.scores.astype(np.float64))
+    if method == "logits":
+        each, of = vocabulary.Vocabulary(queries, queries, (0, 1, 2, 3, 4)), [[0], [1, 2], [3, 4]]
+    else:
+        each, of = words, [[0], [1], [2]]
+    scale = 5.0
+    picture, readings = pipeline.prepare(small.config, scene), small.config.readings
+    [[plain]] = run(small, [picture], each, [Setting(method, readings)], return_scores=True)
+    exponentials = np.exp(scale * plain.scores.astype(np.float64))
     p = exponentials / exponentials.sum(axis=0)
-    p = np.stack([p[0], p[1:3].max(axis=0), p[3:].max(axis=0)])
+    p = np.stack([p[members].max(axis=0) for members in of])
     threshold = float(np.median(p.max(axis=0)))
     expected = np.where(p.max(axis=0) < threshold, 0, p.argmax(axis=0))
     assert 0.1 < (expected != p.argmax(axis=0)).mean() < 0.9
 
-    asked = {"threshold": vocabulary.BackgroundThreshold(threshold, scale)}
-    [ours] = dsolo.segment_batch(model, [picture], words, "logits", **asked)
-    [scored] = dsolo.segment_batch(model, [picture], words, "logits", return_scores=True, **asked)
+    setting = Setting(method, readings, background.Threshold(threshold, scale))
+    [[ours]] = run(small, [picture], words, [setting])
+    [[scored]] = run(small, [picture], words, [setting], return_scores=True)
     clear = np.abs(p.max(axis=0) - threshold) > 1e-5
     for labels in (ours.labels, scored.labels):
         np.testing.assert_array_equal(labels[clear], expected[clear])
     assert scored.scores.shape[0] == 3
+
+
+# ---- several devices -----------------------------------------------------------------------------
+
+
+def test_a_mesh_of_one_device_changes_no_bit(small, mixed):
+    words, settings = vocabulary.parse(CLASSES), SETTINGS[:2]
+    mesh = Mesh(np.array(jax.devices()[:1]), ("picture",))
+    params = devices.replicated(small.params, mesh)
+    spread = dataclasses.replace(small, params=params, mesh=mesh)
+    for ours, theirs in zip(
+        run(spread, mixed[:3], words, settings, return_scores=True),
+        run(small, mixed[:3], words, settings, return_scores=True),
+        strict=True,
+    ):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a.scores, b.scores)
+
+
+_SPREAD = """
+import jax, numpy as np
+import dsolo_jax as dsolo
+from dsolo_jax import pipeline, vocabulary
+from dsolo_jax.datasets import miniature
+assert len(jax.devices()) == 4
+model = dsolo.load("miniature", grid=14)
+spread = pipeline.spread(model)
+assert spread.mesh.size == 4 and pipeline.spread(spread) is spread
+sizes = [112, 112, (112, 150), 112, 112, 112]
+pictures = [pipeline.prepare(model.config, miniature.draw(7, i, size).image)
+            for i, size in enumerate(sizes)]
+words = vocabulary.parse(miniature.CLASSES)
+settings = [pipeline.Setting("fusion", model.config.readings)]
+one, four = (dict(pipeline.run(m, pictures, words, settings, return_scores=True))
+             for m in (model, spread))
+assert sorted(one) == sorted(four) == list(range(len(pictures)))
+for i in one:
+    np.testing.assert_array_equal(one[i][0].scores, four[i][0].scores)
+print("same")
+"""
+
+
+def test_four_devices_give_what_one_gives():
+    """To the bit, of two buckets whose last batches are not full."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    ran = subprocess.run(
+        [sys.executable, "-c", _SPREAD],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+    assert ran.stdout.strip() == "same", ran.stderr[-2000:]
+
+
+# ---- what the method gains -----------------------------------------------------------------------
+
+
+def test_on_drawn_scenes_the_path_is_ahead_of_the_velocity_ahead_of_the_logits():
+    """mIoU of the bundled model over 32 scenes that it was neither trained nor chosen on."""
+    model = dsolo.load("miniature")
+    scenes = [miniature.draw(0, i, split="validation") for i in range(32)]
+    words = vocabulary.parse(miniature.CLASSES)
+    settings = [Setting(m, model.config.readings) for m in ("path", "velocity", "logits")]
+    matrices = np.zeros((len(settings), len(words.classes), len(words.classes)), np.int64)
+    pictures = (pipeline.prepare(model.config, scene.image) for scene in scenes)
+    for index, results in pipeline.run(model, pictures, words, settings, batch_size=4):
+        truth = scenes[index].labels
+        for matrix, result in zip(matrices, results, strict=True):
+            matrix += dsolo.metrics.confusion_matrix(result.labels, truth, len(words.classes))
+    path, velocity, logits = (100 * dsolo.metrics.mean_iou(matrix)[0] for matrix in matrices)
+    print(f"path {path:.1f}, velocity {velocity:.1f}, logits {logits:.1f}")
+    assert path > velocity > logits
+    # 66.9, 62.8 and 51.9 when this was written; two points are left for other roundings.
+    assert path > 64.9 and velocity > 60.8

@@ -1,11 +1,12 @@
+"""suppress and normalise, from the sentences of their docstrings."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsolo_jax.solver.normalise import suppress
-
-RULES = ["none", "range", "maximum", "winner", "spatial"]
+from dsolo_jax.solver import normalise, suppress
+from dsolo_jax.solver.normalise import NORMALISERS, RULES
 
 
 @pytest.fixture
@@ -13,56 +14,55 @@ def f():
     return np.random.default_rng(0).normal(size=(4, 36)).astype(np.float32)
 
 
-def kept_by_definition(f, rule, below):
-    """Patch by patch, from the sentences of the docstring."""
-    C, N = f.shape
-    r = int(N**0.5)
-    kept = np.zeros((C, N), bool)
-    for c in range(C):
+def suppressed_by_definition(f, rule, below):
+    """Patch by patch."""
+    out = f.copy()
+    for c, n in np.ndindex(f.shape):
         low, high = f[c].min(), f[c].max()
-        for n in range(N):
-            y, x = divmod(n, r)
-            near = [
-                f[c, v * r + u]
-                for v in range(max(y - 1, 0), min(y + 2, r))
-                for u in range(max(x - 1, 0), min(x + 2, r))
-            ]
-            kept[c, n] = {
-                "none": True,
-                "range": (f[c, n] - low) / (high - low) >= below,
-                "maximum": f[c, n] / high >= below,
-                "winner": f[c, n] == f[:, n].max(),
-                "spatial": f[c, n] == max(near),
-            }[rule]
-    return kept
+        if rule == "range" and (f[c, n] - low) / (high - low) < below:
+            out[c, n] = min(f[c, n], 0)
+    return out
 
 
+@pytest.mark.parametrize("shift", [-5, 0, 5])
 @pytest.mark.parametrize("below", [0.3, 0.7])
 @pytest.mark.parametrize("rule", RULES)
-def test_kept_and_zeroed_patches_follow_the_definition(f, rule, below):
-    expected = np.where(kept_by_definition(f, rule, below), f, 0)
+def test_kept_and_weakened_patches_follow_the_definition(f, rule, below, shift):
+    f = f + np.float32(shift)
+    expected = suppressed_by_definition(f, rule, below)
     np.testing.assert_array_equal(suppress(f, rule=rule, below=below), expected)
+    changed = (expected != f).mean()
+    if rule == "none" or shift < 0:
+        assert changed == 0
+    elif shift > 0:
+        assert 0.1 < changed < 0.9
 
 
 def test_default_is_seven_tenths_of_the_range(f):
     np.testing.assert_array_equal(suppress(f), suppress(f, rule="range", below=0.7))
 
 
-@pytest.mark.parametrize("rule", ["none", "range", "maximum", "spatial"])
-@pytest.mark.parametrize("value", [0.0, 2.5])
+def test_no_patch_is_raised_nor_outdoes_a_stronger_one(f):
+    """A map that is negative throughout keeps its order: zero would be its largest value."""
+    for maps in (f, f - 10, f + 10):
+        out = np.asarray(suppress(maps))
+        assert (out <= maps).all()
+        strongest = np.argmax(maps, axis=1)
+        np.testing.assert_array_equal(out[np.arange(4), strongest], maps.max(axis=1))
+        assert (out <= maps.max(axis=1, keepdims=True)).all()
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("value", [-1.0, 0.0, 2.5])
 def test_constant_maps_are_kept(rule, value):
     constant = jnp.full((3, 9), value)
     np.testing.assert_array_equal(suppress(constant, rule=rule), constant)
 
 
-def test_winner_on_a_tie_is_the_first_class():
-    kept = suppress(jnp.ones((3, 4)), rule="winner")
-    np.testing.assert_array_equal(kept, [[1.0] * 4, [0.0] * 4, [0.0] * 4])
-
-
 def test_range_ignores_affine_changes_of_a_class(f):
-    scale, shift = np.array([[2.0], [0.5], [8.0], [1.0]]), np.array([[0.0], [4.0], [-8.0], [16.0]])
+    f = f - f.min() + 1
     kept = np.asarray(suppress(f) != 0)
+    scale, shift = np.array([[2.0], [0.5], [8.0], [1.0]]), np.array([[0.0], [4.0], [8.0], [16.0]])
     np.testing.assert_array_equal(suppress((f * scale + shift).astype(np.float32)) != 0, kept)
 
 
@@ -75,6 +75,29 @@ def test_vmap_is_one_picture_at_a_time(f, rule):
     )
 
 
+def test_normalised_maps_follow_their_formulas(f):
+    e = np.exp(f.astype(np.float64) / 0.4)
+    low, high = f.min(1, keepdims=True), f.max(1, keepdims=True)
+    expected = {
+        "softmax": 36 * e / e.sum(1, keepdims=True),
+        "minmax": (f - low) / (high - low),
+        "logits": np.where(f > 0, 100 * f, 0),
+    }
+    assert set(expected) == set(NORMALISERS)
+    for rule, maps in expected.items():
+        ours = np.asarray(normalise(f, rule=rule, temperature=0.4))
+        np.testing.assert_allclose(ours, maps, rtol=1e-5, atol=1e-7)
+        assert (ours >= 0).all()
+
+
+def test_a_constant_map_is_uniform():
+    flat = np.full((2, 9), 0.2, np.float32)
+    for rule in NORMALISERS:
+        maps = np.asarray(normalise(flat, rule=rule))
+        np.testing.assert_array_equal(maps, np.full_like(maps, maps[0, 0]))
+        assert maps[0, 0] > 0
+
+
 def test_errors_name_value_and_way_out(f):
     with pytest.raises(ValueError, match=r"suppression rule 'rnge'.*'range'"):
         suppress(f, rule="rnge")
@@ -82,5 +105,5 @@ def test_errors_name_value_and_way_out(f):
         suppress(f, below=70)
     with pytest.raises(ValueError, match=r"\[C, N\], found shape \(4, 6, 6\)"):
         suppress(f.reshape(4, 6, 6))
-    with pytest.raises(ValueError, match=r"square grid, found N = 35.*\"range\""):
-        suppress(f[:, :35], rule="spatial")
+    with pytest.raises(ValueError, match="normalisation 'softmin'.*'softmax'"):
+        normalise(f, rule="softmin")

@@ -1,49 +1,110 @@
-"""The private cache, and progress on a terminal or elsewhere."""
+"""What is kept between runs may cost time, never a run."""
 
-import io
 import stat
-import sys
+import warnings
 
 import jax
+import numpy as np
+import pytest
 
 from dsolo_jax.utils import cache
-from dsolo_jax.utils.progress import progress
+
+ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-def test_what_is_kept_is_the_users_alone(tmp_path, monkeypatch):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The cache of a test; it has not warned yet."""
     monkeypatch.setenv("DSOLO_CACHE", str(tmp_path / "kept"))
-    path = cache.directory("xla")
-    assert path == tmp_path / "kept" / "xla"
-    assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0
+    cache._warn.cache_clear()
+    return tmp_path / "kept"
 
 
-def test_compilations_are_kept_unless_the_user_chose_a_place(tmp_path, monkeypatch):
-    monkeypatch.setenv("DSOLO_CACHE", str(tmp_path))
+def test_what_is_kept_is_found_and_is_the_users_alone(folder):
+    assert cache.load("text/one.npy", (2, 3)) is None
+    cache.save("text/one.npy", ARRAY)
+    np.testing.assert_array_equal(cache.load("text/one.npy", (2, 3)), ARRAY)
+    assert [path.name for path in (folder / "text").iterdir()] == ["one.npy"]
+    assert stat.S_IMODE((folder / "text").stat().st_mode) & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda entry: entry.write_bytes(b""),
+        lambda entry: entry.write_bytes(entry.read_bytes()[:-5]),
+        lambda entry: entry.write_bytes(b"no array"),
+        lambda entry: entry.write_bytes(b"PK\x03\x04 no archive"),
+        lambda entry: np.save(entry, ARRAY.T),
+        lambda entry: np.save(entry, ARRAY / 0),
+        lambda entry: np.save(entry, ARRAY.astype(np.float64)),
+        lambda entry: np.save(entry, ARRAY.astype(object), allow_pickle=True),
+        lambda entry: (entry.unlink(), entry.mkdir()),
+    ],
+    ids="empty cut garbage archive shape infinite type objects folder".split(),
+)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_what_cannot_be_used_is_as_if_it_were_not_there(folder, damage):
+    cache.save("text/one.npy", ARRAY)
+    damage(folder / "text" / "one.npy")
+    assert cache.load("text/one.npy", (2, 3)) is None
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_where_nothing_can_be_kept_is_one_warning(tmp_path, monkeypatch, home):
+    """Below a file, and without any home to be found."""
+    cache._warn.cache_clear()
+    if home:
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("DSOLO_CACHE", str(tmp_path / "file" / "cache"))
+    else:
+        monkeypatch.delenv("DSOLO_CACHE")
+        monkeypatch.setattr(cache.Path, "home", _homeless)
+    with pytest.warns(UserWarning, match="nothing can be kept.*DSOLO_CACHE") as warned:
+        for _ in range(3):
+            cache.save("text/one.npy", ARRAY)
+            assert cache.load("text/one.npy", (2, 3)) is None
+    assert len(warned) == 1
+
+
+def _homeless():
+    raise RuntimeError("Could not determine home directory.")
+
+
+@pytest.fixture
+def compilation_cache():
+    """JAX's own setting, put back afterwards."""
     before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_compilations_are_kept_unless_the_user_chose_a_place(folder, tmp_path, compilation_cache):
+    cache.keep_compilations()
+    assert jax.config.jax_compilation_cache_dir == str(folder / "xla")
+    assert stat.S_IMODE((folder / "xla").stat().st_mode) & 0o077 == 0
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    cache.keep_compilations()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def test_compilations_are_not_kept_for_who_said_no(folder, compilation_cache):
+    jax.config.update("jax_enable_compilation_cache", False)
     try:
-        jax.config.update("jax_compilation_cache_dir", None)
         cache.keep_compilations()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "xla")
-        jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
-        cache.keep_compilations()
-        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
     finally:
-        jax.config.update("jax_compilation_cache_dir", before)
+        jax.config.update("jax_enable_compilation_cache", True)
+    assert jax.config.jax_compilation_cache_dir is None and not folder.exists()
 
 
-def test_progress_is_plain_lines_off_a_terminal(monkeypatch):
-    monkeypatch.setattr("sys.stderr", io.StringIO())
-    assert list(progress(iter("abc"), 3, "letters", unit="letters")) == ["a", "b", "c"]
-    [line] = sys.stderr.getvalue().splitlines()
-    assert line.startswith("letters: 3/3 letters, ") and line.endswith(" 0 s left")
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stderr", terminal)
-    assert list(progress(iter("abc"), 3, "letters")) == ["a", "b", "c"]
-    assert "3/3" in terminal.getvalue() and "\r" in terminal.getvalue()
+def test_compilations_that_cannot_be_kept_are_a_warning(tmp_path, monkeypatch, compilation_cache):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DSOLO_CACHE", str(tmp_path / "file"))
+    cache._warn.cache_clear()
+    with pytest.warns(UserWarning, match="nothing can be kept.*DSOLO_CACHE"):
+        cache.keep_compilations()
+    assert jax.config.jax_compilation_cache_dir is None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cache.keep_compilations()

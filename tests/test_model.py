@@ -1,0 +1,87 @@
+"""Presets and loading; a model is weights and settings, apart."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dsolo_jax as dsolo
+from dsolo_jax.readings import BUNDLES, resolve
+from dsolo_jax.utils import memory
+
+
+def load(demo, **options):
+    return dsolo.load(clip=demo / "clip", **{"attention": "clip", "short_side": 224, **options})
+
+
+def test_presets_name_their_weights_and_readings():
+    paper, robust = dsolo.PRESETS["paper_l14"], dsolo.PRESETS["dslo_b16"]
+    assert (paper.clip, paper.attention) == ("openai/clip-vit-large-patch14", "sd2")
+    assert (robust.clip, robust.attention) == ("openai/clip-vit-base-patch16", "sd2")
+    assert (paper.readings, robust.readings) == (BUNDLES["paper"], BUNDLES["robust"])
+    assert {"dslo_b16", "dslo_l14", "paper_b16", "paper_l14", "miniature"} <= dsolo.PRESETS.keys()
+
+
+def test_a_model_is_a_tree_of_its_weights(model):
+    same = jax.tree.map(lambda x: x, model)
+    assert isinstance(same, dsolo.Model) and same.config == model.config
+    leaves = jax.tree.leaves(model)
+    assert leaves and len(leaves) == len(jax.tree.leaves(model.params))
+    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), model)
+    assert half.params["clip"]["vision"]["patch_kernel"].dtype == jnp.bfloat16
+    assert "Array" not in repr(model)
+
+
+def test_a_model_can_be_pickled(model):
+    again = pickle.loads(pickle.dumps(model))
+    assert again.config == model.config and hash(again.config) == hash(model.config)
+    assert jax.tree.structure(again) == jax.tree.structure(model)
+    for ours, theirs in zip(jax.tree.leaves(model), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_what_is_loaded_twice_shares_its_programs(demo, model):
+    assert load(demo).config == model.config
+    assert load(demo, readings="robust,tau=0.3").config != model.config
+
+
+def test_readings_grid_and_sides_can_be_chosen(demo):
+    chosen = load(demo, readings="paper,tau=0.1", grid=12, short_side=None, long_side=500).config
+    assert chosen.readings == resolve("paper,tau=0.1")
+    assert (chosen.grid, chosen.short_side, chosen.long_side) == (12, 336, 500)
+
+
+def test_without_the_graphs_weights_the_grid_is_the_same(demo, model):
+    bare = load(demo, graph=False)
+    assert bare.params["attention"] is None
+    assert bare.config == model.config
+
+
+def test_loading_refuses_by_name(demo):
+    with pytest.raises(ValueError, match="unknown preset 'dslo_b61' .did you mean 'dslo_b16'"):
+        dsolo.load("dslo_b61")
+    with pytest.raises(ValueError, match="unknown attention source .* 'klip'"):
+        load(demo, attention="klip")
+    with pytest.raises(FileNotFoundError, match="no such place"):
+        dsolo.load(clip="no such place", attention="clip")
+    with pytest.raises(ValueError, match="grid is 0"):
+        load(demo, grid=0)
+    with pytest.raises(ValueError, match="unknown layer of clip '7'"):
+        load(demo, attention_layers=("7",))
+    with pytest.raises(ValueError, match="unknown reading 'taw'"):
+        load(demo, readings="robust,taw=1")
+
+
+def test_a_grid_beyond_the_memory_is_refused_before_anything_is_tried(demo, monkeypatch):
+    """Four matrices [N, N] in float32: 256 MiB for N = 64 x 64."""
+    monkeypatch.setattr(memory, "available", lambda: 2**28)
+    assert load(demo, grid=64).config.grid == 64
+    with pytest.raises(
+        ValueError, match="65 x 65 patches.*0.3 GiB for each.*0.2 GiB are free.*at most 64 x 64"
+    ):
+        load(demo, grid=65)
+    assert load(demo, grid=65, graph=False).config.grid == 65
+    monkeypatch.setattr(memory, "available", lambda: None)
+    assert load(demo, grid=65).config.grid == 65

@@ -1,0 +1,24 @@
+"""Progress on a terminal or elsewhere."""
+
+import io
+import sys
+
+from dsolo_jax.utils.progress import progress
+
+
+def test_progress_is_plain_lines_off_a_terminal(monkeypatch):
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert list(progress(iter("abc"), 3, "letters", unit="letters")) == ["a", "b", "c"]
+    [line] = sys.stderr.getvalue().splitlines()
+    assert line.startswith("letters: 3/3 letters, ") and line.endswith(" 0 s left")
+
+
+def test_progress_is_a_bar_on_a_terminal(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    assert list(progress(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert "3/3" in terminal.getvalue() and "\r" in terminal.getvalue()
