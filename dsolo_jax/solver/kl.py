@@ -28,5 +28,6 @@ def kl_discrepancy(f: Float[Array, "C N"], *, winner: str = "smallest") -> Float
 
     Source: DSLO notes, row II of the ablation.
     """
+    f = f.astype(jnp.float32)
     q = f / jnp.sum(f, axis=-1, keepdims=True)
     return of_discrepancy(-jnp.log(jnp.maximum(q * f.shape[-1], _FLOOR)), winner)

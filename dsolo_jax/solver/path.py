@@ -151,7 +151,7 @@ def _solve_log(q: Array, cost: Array, exponent: Array, num_iters: int) -> tuple[
             round_,
             (zeros, zeros),
             max_steps=num_iters,
-            finished=lambda before, after: settled(before[1], after[1]),
+            finished=lambda before, after: settled(before[1], after[1], least=1.0),
         )
         pi = jnp.exp(log_u[:, None] + log_v[None, :] - exponent)
         error = jnp.sum(jnp.abs(jnp.sum(pi, axis=1) - q))

@@ -21,9 +21,9 @@ def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Fl
 
     Source: DSLO notes (15 iterations), mechanics of M2N2 (CVPR 2025).
     """
+    attention = attention.astype(jnp.float32)
     if num_iters == 0:
         return attention
-    attention = attention.astype(jnp.float32)
 
     def fit(_, scaling):
         rows, _ = scaling

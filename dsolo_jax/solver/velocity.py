@@ -107,6 +107,7 @@ def max_velocity(
         waiting = ~arrived & (p != before)
         return ~jnp.any(waiting) | jnp.all(p == before)
 
+    transition = transition.astype(jnp.float32)
     p = rescale(f.astype(jnp.float32))
     far_away = jnp.full_like(p, -1e25)  # no step from there is a small one
     arrived = passes(rule.margin(p, far_away, tau))
@@ -126,4 +127,4 @@ def propagate(f: Float[Array, "C N"], attention: Float[Array, "N N"]) -> Float[A
 
     The control that every reading of the method must beat (ours).
     """
-    return backward(f, attention)
+    return backward(f.astype(jnp.float32), attention.astype(jnp.float32))
