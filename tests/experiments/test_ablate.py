@@ -14,7 +14,7 @@ from PIL import Image
 from running import run
 
 import dsolo_jax as dsolo
-from dsolo_jax import pipeline
+from dsolo_jax import attention, pipeline
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, described
@@ -136,8 +136,15 @@ STUBS = {stub_graph: stub_graph, stub_scores: stub_scores}  # not jitted, which 
 
 def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_path, monkeypatch):
     """All of the way but the solver and the networks of the sources."""
-    load = partial(dsolo.load, "miniature", attention="miniature", attention_size=64)
-    source = load(graph=False).config.source
+    model = dsolo.load("miniature", attention="miniature", attention_size=64)
+    clip = model.config.clip, model.params["clip"]
+    source, sources = model.config.source, []
+
+    def load(graph, **changes):
+        """The same model for all, as loading takes its time; whether it could be is seen below."""
+        sources.append(changes)
+        return model
+
     monkeypatch.setattr(pipeline, "graph", stub_graph)
     monkeypatch.setattr(pipeline, "scores", stub_scores)
     called = counted(monkeypatch)
@@ -157,6 +164,10 @@ def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_pa
     tallies = measure(load, dataset, tmp_path, wanted)
     assert tallies.keys() == wanted.keys()
     assert all(tally.union.shape == (LIMIT, len(dataset.classes)) for tally in tallies.values())
+    for changes in sources:
+        name = changes.get("attention", "miniature")
+        layers, timestep = changes.get("attention_layers"), changes.get("timestep", 100)
+        attention.load(name, layers=layers, timestep=timestep, clip=clip, graph=False)
     runs = [path.parent for path in tmp_path.rglob("results.json")]
     different = len(set(wanted.values()))
     assert len(runs) == [name for name, _ in called].count("stub_scores") == different < len(wanted)
@@ -166,11 +177,11 @@ def test_every_row_is_solved(dataset):
     """Shapes and readings alone, of every table."""
     source = dsolo.load("miniature", attention="miniature", graph=False).config.source
     rows = {row for name in ablation.TABLES for row in map(_hashable, ablation.rows(name, source))}
-    f, attention, presence = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((3, 9), (9, 9), (3,)))
+    f, graph, presence = (jax.ShapeDtypeStruct(x, jnp.float32) for x in ((3, 9), (9, 9), (3,)))
     for method, changes in rows:
         readings = dataclasses.replace(BUNDLES["robust"], **dict(changes))
         solve = partial(dsolo.discrepancy, method=method, readings=readings)
-        assert jax.eval_shape(solve, f, attention, presence).shape == f.shape
+        assert jax.eval_shape(solve, f, graph, presence).shape == f.shape
     assert {method for method, _ in rows} == set(METHODS)
 
 

@@ -2,11 +2,10 @@
 
 python -m pytest tests/full_size/test_kills.py -m full_size -s
 
-Takes about ten minutes: 20 kills of runs of 60 pictures with the CLIP of `oracles.colours`. One run
-is left alone; another is killed again and again, some time after it has written a random number of
-pictures, and resumed until it ends, and then a further one, until there were so many kills. Their
-results.json (but for the seconds), per_image.csv, confusion.csv and predictions must be the same,
-byte for byte.
+Takes some minutes: 20 kills of runs of 60 scenes of the miniature world. One run is left
+alone; another is killed again and again, some time after it has written a random number of
+pictures, and resumed until it ends, and then a further one, until there were so many kills. Every
+file they leave must be the same, byte for byte, but for the seconds in results.json.
 """
 
 import json
@@ -25,21 +24,21 @@ PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["experiments.evaluation", "grain"])
 
 
-def evaluate(made, output_dir):
+def evaluate(output_dir, pictures):
     """What is killed."""
     import dsolo_jax as dsolo
-    from dsolo_jax import datasets
+    from dsolo_jax.datasets import miniature
     from experiments import evaluation
 
-    model = dsolo.load(clip=made / "clip", attention="clip", short_side=112, grid=14)
-    dataset = datasets.load_folder(made / "images", made / "labels", made / "classes.txt")
-    config = {"method": "velocity", "limit": None, "save_predictions": True}
-    evaluation.evaluate(model, dataset, output_dir, config)
+    model = dsolo.load("miniature")
+    config = {"method": "velocity", "limit": pictures, "save_predictions": True}
+    config |= evaluation.made_with(model)
+    evaluation.evaluate(model, miniature.load(), output_dir, config)
 
 
-def run(made, output_dir, *, until=None, pause=0.0):
+def run(output_dir, *, until=None, pause=0.0):
     """Evaluates, or kills it `pause` seconds after it holds `until` pictures; whether it ended."""
-    process = PROCESSES.Process(target=evaluate, args=(made, output_dir))
+    process = PROCESSES.Process(target=evaluate, args=(output_dir, PICTURES))
     process.start()
     if until is not None:
         while rows(output_dir) < until and process.is_alive():
@@ -65,12 +64,9 @@ def contents(folder):
 
 
 def test_killed_runs_leave_what_one_left_alone_does(tmp_path):
-    from tests.oracles import colours
-
-    made, left_alone = tmp_path / "made", tmp_path / "left_alone"
-    colours.write(made, PICTURES)
+    left_alone = tmp_path / "left_alone"
     start = time.monotonic()
-    assert run(made, left_alone)
+    assert run(left_alone)
     seconds = time.monotonic() - start
     print(f"\nleft alone: {rows(left_alone)} pictures in {seconds:.0f} s", flush=True)
 
@@ -82,11 +78,11 @@ def test_killed_runs_leave_what_one_left_alone_does(tmp_path):
             before = rows(killed)
             until = min(before + moments.randint(0, 2 * PICTURES // KILLS - 1), PICTURES - 1)
             # Before its first picture it has much to start; between two there is little time.
-            pause = moments.uniform(0, seconds / 4 if until == before else seconds / PICTURES)
-            ended = run(made, killed, until=until, pause=pause)
+            pause = moments.uniform(0, seconds / 2 if until == before else 0.03)
+            ended = run(killed, until=until, pause=pause)
             kills += not ended
             what = "it had ended" if ended else f"kill {kills}"
             print(f"run {runs}, {what}: {before} pictures, then {rows(killed)}", flush=True)
-        run(made, killed)
+        assert run(killed)
         assert contents(killed) == contents(left_alone)
     print(f"{kills} kills in {runs} runs of {PICTURES} pictures left the same")
