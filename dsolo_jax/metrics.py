@@ -81,7 +81,8 @@ def _count(labels: Array, truth: Array, num_classes: int, ignore: int) -> Array:
     cells = num_classes * num_classes
     cell = xp.where(inside & (truth != ignore), num_classes * truth + labels, cells).ravel()
     size = {"length": cells + 1} if xp is jnp else {"minlength": cells + 1}
-    return xp.bincount(cell, **size)[:cells].reshape(num_classes, num_classes)
+    counts = xp.bincount(cell, **size)[:cells].reshape(num_classes, num_classes)
+    return counts.astype(xp.int32 if xp is jnp else xp.int64)
 
 
 def _refuse(labels: np.ndarray, truth: np.ndarray, num_classes: int, ignore: int) -> None:

@@ -11,7 +11,8 @@ from dsolo_jax import solver
 
 @pytest.fixture(scope="module")
 def attention():
-    return np.asarray(jax.nn.softmax(2 * jax.random.normal(jax.random.key(0), (50, 50)), axis=-1))
+    logits = 2 * jax.random.normal(jax.random.key(0), (50, 50), jnp.float32)
+    return np.asarray(jax.nn.softmax(logits, axis=-1))
 
 
 @pytest.mark.parametrize("num_iters", [1, 15])
