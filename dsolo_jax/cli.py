@@ -57,7 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = segment.add_argument
     add("pictures", nargs="+", type=Path, help="pictures, or folders of them")
-    add("--classes", required=True, help="separated by ';', synonyms by ','; or a file, one a line")
+    add(
+        "--classes",
+        required=True,
+        help="separated by ';', synonyms by ','; or a .txt file, one a line",
+    )
     add("--output", required=True, type=Path, help="a PNG, or a folder")
     add("--background", action="store_true", help="add a class for everything else")
     add("--preset", default="dslo_b16", help=f"one of: {', '.join(dsolo.PRESETS)}")
@@ -125,7 +129,7 @@ def _segment(options: argparse.Namespace) -> int:
 
 def _words(options: argparse.Namespace) -> Vocabulary:
     given = options.classes
-    if ";" not in given and Path(given).is_file():
+    if given.endswith(".txt") and Path(given).is_file():
         classes = read_classes(given)
     else:
         classes = tuple(name for name in given.split(";") if name.strip())

@@ -1,20 +1,12 @@
 """Programs on one device or on several, each of which does what one would do alone."""
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
-
-T = TypeVar("T")
-
-
-def filled(items: Sequence[T], devices: int) -> list[T]:
-    """Repeats the last item until each device has as many, a power of two of them."""
-    share = 1 << (-(-len(items) // devices) - 1).bit_length()
-    return [*items, *[items[-1]] * (share * devices - len(items))]
 
 
 def each(found: Array) -> Iterator[Array]:

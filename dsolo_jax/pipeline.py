@@ -93,7 +93,7 @@ def segment(
         image: a path, a PIL image or an array; or a list of these, of any sizes.
         classes: one string a class, synonyms separated by ", "; or a `Vocabulary`.
         method: "velocity", "path", "kl", "logits", "fusion", or one of the controls in
-            `solver.METHODS`.
+            `dsolo.METHODS`.
         readings: "robust", "paper", "robust,tau=0.3" or a `Readings`, instead of the model's.
         return_scores: also give every pixel's scores, float32 [C, H, W].
 
@@ -110,7 +110,7 @@ def segment(
         pictures,
         words,
         [setting],
-        batch_size=1 if jax.default_backend() == "cpu" else _BATCH,
+        batch_size=1 if jax.default_backend() == "cpu" else min(_BATCH, len(images_)),
         return_scores=return_scores,
     )
     results = {index: result for index, [result] in found}
@@ -281,7 +281,8 @@ def run(
 
     Args:
         pictures: of `prepare`.
-        batch_size: pictures a device takes at a time.
+        batch_size: pictures a device takes at a time; a batch that lacks some is filled up, so that
+            every batch goes through the same programs.
         return_scores: also give every pixel's scores; each picture is then waited for.
         watch: called with the name and the value of each stage when it has been dispatched.
 
@@ -319,7 +320,7 @@ def run(
 
     for group in groups():
         indices, members = zip(*group, strict=True)
-        arrays = batch(devices.filled(members, count))
+        arrays = batch([*members, *[members[-1]] * (size - len(members))])
         graph_ = None
         if with_graph:
             make = program(graph, names=("params", "squares"), shared=1, config=model.config)

@@ -90,12 +90,18 @@ def _tables(output_dir, dataset, load, measure, config) -> None:
         }
         for table, rows in tables.items()
     }
-    text = "\n".join(ablation.markdown(table, rows) for table, rows in found.items())
+    texts = []
+    for table, rows in tables.items():
+        texts.append(ablation.markdown(table, found[table]))
+        for variant in variants:
+            of_rows = {r.name: tallies[ablation.folder(variant, table, r.name)] for r in rows}
+            texts.append(ablation.gains(variant, of_rows, counts))
+    text = "\n".join(texts)
     print(text)
     _write(output_dir / "table.md", text)
     _write(output_dir / "table.csv", ablation.comma_separated(found))
     for table, rows in found.items():
-        charts.draw_table(output_dir / f"{table}.png", table, rows, {})
+        charts.draw_table(output_dir / f"{table}.png", table, rows)
     print(f"written to {output_dir}: table.md, table.csv, charts and the runs")
 
 

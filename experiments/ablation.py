@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+from jaxtyping import Int
+
 import dsolo_jax as dsolo
 from dsolo_jax import attention, clip, datasets
 from dsolo_jax.pipeline import Setting
@@ -17,7 +20,7 @@ from dsolo_jax.readings import Readings, described
 from dsolo_jax.solver.discrepancy import needs_graph
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.progress import progress
-from experiments import evaluation
+from experiments import bootstrap, evaluation
 from experiments.bootstrap import Interval, Tally
 
 Source = tuple[tuple[str, Any], ...]  # changes to the attention source, arguments of `dsolo.load`
@@ -250,6 +253,23 @@ def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
         text += _table([table, *PAPER_SETS], paper)
     said = PAPER_SAYS.get(table)
     return text + (f"\nThe paper is noted to say: {said}.\n" if said else "")
+
+
+def gains(variant: str, tallies: Mapping[str, Tally], counts: Int[np.ndarray, "R S"]) -> str:
+    """Writes what each row of a table gains over each control, paired, in points.
+
+    Args:
+        tallies: of the rows, the controls among them, by name.
+        counts: of `bootstrap.draws`.
+    """
+    controls = [row.name for row in CONTROLS]
+    lines = (
+        [name, *(str(bootstrap.difference(tally, tallies[c], counts)) for c in controls)]
+        for name, tally in tallies.items()
+        if name not in controls
+    )
+    over = (name.replace("control: ", "over ") for name in controls)
+    return _table([f"gains, {variant}" if variant else "gains", *over], lines)
 
 
 def _table(header: Sequence[str], lines) -> str:

@@ -72,7 +72,6 @@ def draw_table(
     path: Path,
     title: str,
     rows: Mapping[str, Mapping[str, Interval]],
-    published: Mapping[str, Sequence[float]],
 ) -> None:
     """Writes a PNG of a table: a bar for each row and variant, with its 95 % interval.
 
@@ -80,7 +79,6 @@ def draw_table(
         path: to write.
         title: above the bars.
         rows: mIoU in percent by row, then by variant.
-        published: others' figures by row, drawn as the range and the mean of their benchmarks.
     """
     variants = list(next(iter(rows.values())))
     figure = _figure(max(5.0, 0.9 * len(rows)), 4.2)
@@ -90,12 +88,6 @@ def draw_table(
         at = np.arange(len(rows)) + (k - (len(variants) - 1) / 2) * 0.8 / len(variants)
         errors = height - low, high - height
         axes.bar(at, height, 0.8 / len(variants), yerr=errors, capsize=2, label=variant or "ours")
-    known = [(i, published[row]) for i, row in enumerate(rows) if row in published]
-    if known:
-        at, values = zip(*known, strict=True)
-        mean, low, high = (np.array([f(v) for v in values]) for f in (np.mean, min, max))
-        label = "published, mean and range of its benchmarks"
-        axes.errorbar(at, mean, yerr=(mean - low, high - mean), fmt="kD", capsize=4, label=label)
     axes.set_xticks(range(len(rows)), rows, rotation=30, ha="right")
     axes.set(title=title, ylabel="mIoU %")
     figure.legend(fontsize="small", loc="outside lower center", ncols=3)

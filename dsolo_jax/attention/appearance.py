@@ -17,7 +17,7 @@ PATCH = 8  # pixels
 
 # Each cue, which is this source's layer, and its weight: what the squared distance of two patches
 # counts, in units of the mean over all pairs. Chosen by the share of A on the own class in the
-# miniature world (BUILD_NOTES).
+# miniature world (docs/measurements.md).
 WEIGHTS = {"colour": 8.0, "texture": 8.0, "distance": 2.0}
 
 # Differences of pixels this far apart, along both axes and both diagonals.

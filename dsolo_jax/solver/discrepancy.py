@@ -62,10 +62,9 @@ def discrepancy(
         )
     f = f.astype(jnp.float32)
     scores = solve.scores(f, attention, readings)
-    if presence is None or not solve.adds_presence:
+    if presence is None:
         return scores
-    weight = readings.presence
-    return scores + weight * presence.astype(jnp.float32)[:, None]
+    return scores + solve.presence(readings) * presence.astype(jnp.float32)[:, None]
 
 
 def needs_graph(method: str) -> bool:
@@ -148,22 +147,22 @@ def _in_unit(scores: Array, f: Array) -> Array:
 
 
 class Method(NamedTuple):
-    """How a method scores, whether it looks at attention, and whether presence is added."""
+    """How a method scores, whether it looks at attention, and the weight of presence beside it."""
 
     scores: Callable[[Array, Any, Readings], Array]
     needs_graph: bool
-    adds_presence: bool = True
+    presence: Callable[[Readings], float] = lambda readings: readings.presence
 
 
 METHODS = {
     "velocity": Method(_velocity, needs_graph=True),
     "path": Method(_path, needs_graph=True),
     "kl": Method(_kl, needs_graph=False),
-    "logits": Method(_logits, needs_graph=False, adds_presence=False),
+    "logits": Method(_logits, needs_graph=False, presence=lambda readings: 0.0),
     "fusion": Method(_fusion, needs_graph=True),
     # Controls: one plain attention step; row I with the presence term; the presence term alone,
     # one label for the whole picture.
     "propagate": Method(_propagate, needs_graph=True),
     "logits_presence": Method(_logits, needs_graph=False),
-    "class_token": Method(_nothing, needs_graph=False),
+    "class_token": Method(_nothing, needs_graph=False, presence=lambda readings: 1.0),
 }

@@ -295,14 +295,13 @@ def test_no_name_is_clipped(count, tmp_path):
         assert all((edge == 255).all() for edge in edges) and pixels.std() > 1
 
 
-def test_a_table_is_a_picture_with_what_was_published(tmp_path):
+def test_a_table_is_a_picture(tmp_path):
     cells = {"robust": Interval(40, 50, 55), "paper": Interval(1, 2, 3)}
     rows = {"I logits": cells, "V path": cells}
-    charts.draw_table(tmp_path / "ladder.png", "ladder", rows, ablation.PAPER)
-    charts.draw_table(tmp_path / "tau.png", "tau", rows, {})
-    pictures = [Image.open(tmp_path / f"{name}.png").convert("RGB") for name in ("ladder", "tau")]
-    colours = [len(np.unique(np.asarray(p).reshape(-1, 3), axis=0)) for p in pictures]
-    assert min(pictures[0].size) > 300 and min(colours) > 10
+    charts.draw_table(tmp_path / "ladder.png", "ladder", rows)
+    picture = Image.open(tmp_path / "ladder.png").convert("RGB")
+    colours = np.unique(np.asarray(picture).reshape(-1, 3), axis=0)
+    assert min(picture.size) > 300 and len(colours) > 10
 
 
 # ---- the driver ----------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ class Convolution(nn.Module):
         return convolve(x.astype(kernel.dtype), kernel, self.stride, self.padding) + bias
 
 
-# Where, on CPU, another form than XLA's own is faster (BUILD_NOTES has the measurements): up to so
+# Where, on CPU, another form than XLA's own is faster (measured in docs/performance.md): up to so
 # many positions one product over gathered neighbours, from so many positions and channels on
 # Winograd's. In bfloat16 its sums would lose too much.
 _FEW_POSITIONS = 16 * 16
