@@ -34,6 +34,7 @@ class Preset(NamedTuple):
     readings: Readings
     short_side: int | None = None
     attention_size: int | None = None
+    grid: int | None = None
 
 
 _CLIPS = {"b16": "openai/clip-vit-base-patch16", "l14": "openai/clip-vit-large-patch14"}
@@ -60,6 +61,7 @@ PRESETS["miniature"] = Preset(
     dataclasses.replace(BUNDLES["robust"], start="maskclip"),
     short_side=112,
     attention_size=112,
+    grid=14,
 )
 
 
@@ -129,11 +131,11 @@ def load(
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
             None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
             cues of appearance.
-        attention_size: side of the square the source sees, pixels; the preset's, if its source is
-            kept, or the source's own, about 512 but for "miniature", if None: 512 gives Stable
-            Diffusion N = 4096 patches, 1024 gives N = 16384.
+        attention_size: side of the square the source sees, pixels; if None the preset's, where that
+            is for its source or its CLIP, or the source's own, about 512 but for "miniature": 512
+            gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
         timestep: of Stable Diffusion's one step.
-        grid: side of the solver's grid; the source's own if None.
+        grid: side of the solver's grid; the preset's, or the source's own, if None.
         short_side, long_side: see `Config`; the preset's short side, or 336, if None.
         graph: whether the source's weights are loaded. Without them the model serves the methods
             that need no attention, "kl" and "logits", on the same grid.
@@ -148,7 +150,7 @@ def load(
     name = chosen.attention if attention is None else os.fspath(attention)
     if grid is not None and grid < 1:
         raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
-    if attention_size is None and name == chosen.attention:
+    if attention_size is None and name in (chosen.attention, "clip"):
         attention_size = chosen.attention_size
     cache.keep_compilations()
     checkpoint = os.fspath(chosen.clip if clip is None else clip)
@@ -163,7 +165,7 @@ def load(
         clip=(clip_config, clip_params),
         graph=graph,
     )
-    grid = grid or source.grid
+    grid = grid or chosen.grid or source.grid
     if graph:
         _check_memory(max(grid, source.grid))
     config = Config(

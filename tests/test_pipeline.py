@@ -273,11 +273,12 @@ def test_batches_give_each_picture_its_own_result(small, mixed):
     assert [CLASSES[int(np.median(half))] for half in (left, right)] == ["sky", "grass"]
 
 
-def test_batches_are_filled_up_to_powers_of_two_on_every_device():
-    assert devices.filled([1, 2, 3], 1) == [1, 2, 3, 3]
-    assert devices.filled([1, 2, 3, 4, 5], 4) == [1, 2, 3, 4, 5, 5, 5, 5]
-    assert devices.filled([1], 2) == [1, 1] and devices.filled([1], 1) == [1]
-    assert len(devices.filled(list(range(9)), 2)) == 16
+def test_every_batch_has_its_full_size(small, mixed):
+    """A last batch that lacks pictures is filled up: no program of another shape, no other bits."""
+    words, found = vocabulary.parse(CLASSES), []
+    run(small, mixed[:3], words, SETTINGS[2:], batch_size=4, watch=lambda _, x: found.append(x))
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(found)}
+    assert sizes == {4}
 
 
 def test_every_stage_is_watched_and_the_graph_is_made_once(small, mixed):

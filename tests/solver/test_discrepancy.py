@@ -155,10 +155,10 @@ def test_logits_are_the_cosines_and_nothing_else(world):
 def test_the_class_token_alone_gives_a_picture_one_label(world):
     f, _, presence, _ = world
     ours = discrepancy(f, None, presence, method="class_token")
-    np.testing.assert_array_equal(ours, np.broadcast_to(0.5 * presence[:, None], f.shape))
+    np.testing.assert_array_equal(ours, np.broadcast_to(presence[:, None], f.shape))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [m for m in METHODS if m != "class_token"])
 def test_no_weight_on_presence_only_drops_its_term(world, method):
     f, attention, presence, _ = world
     some, none, absent = (
