@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from dsolo_jax.model import PRESETS
 from experiments.reports.published import BENCHMARKS, PICTURES, PUBLISHED, SOURCES, Row
 from experiments.reports.runs import Run
 
@@ -59,10 +60,11 @@ def _row(settings: dict, group: dict[str, Run], everyone: Sequence[dict], again:
     miou = {dataset: 100 * run.results["miou"] for dataset, run in group.items()}
     partial = frozenset(dataset for dataset, run in group.items() if not _whole(run))
     complete = miou.keys() - partial >= BENCHMARKS.keys()
-    scale = _SCALES.get(str(name).rsplit("_", 1)[-1], "?")
+    own = PRESETS[name].clip if name in PRESETS else None  # another CLIP is of no known scale
+    scale = _SCALES.get(name.rsplit("_", 1)[-1], "?") if settings["clip"] in (None, own) else "?"
     return Row(
         method=" ".join(filter(None, (f"ours: {name} {method}", ", ".join(differing)))),
-        scale="?" if settings["clip"] == "miniature" else scale,
+        scale=scale,
         miou=miou,
         average=sum(map(miou.get, BENCHMARKS)) / len(BENCHMARKS) if complete else None,
         source="here",

@@ -192,7 +192,7 @@ def test_what_is_not_the_whole_official_set_is_marked(config, partial, tmp_path,
 
 
 def test_a_borrowed_name_makes_no_scale(tmp_path):
-    write_scored(tmp_path / "a", 1000, clip="miniature")
+    write_scored(tmp_path / "a", 1000, clip="a/folder/of/ones/own")
     (ours,) = table.ours(runs.read(tmp_path)[0])
     assert ours.scale == "?" and not [r for r in table.differences([ours]) if r.scale == "B/16"]
 
