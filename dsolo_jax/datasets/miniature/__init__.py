@@ -3,13 +3,7 @@
 from dsolo_jax.datasets.miniature.captions import captions
 from dsolo_jax.datasets.miniature.dataset import COUNTS, NAME, load, prepare
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Item, Scene, draw
-from dsolo_jax.datasets.miniature.words import (
-    CLASSES,
-    NUM_STUFF,
-    UNSEEN_COLOURS,
-    UNSEEN_PATTERNS,
-    seen,
-)
+from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF
 
 __all__ = [
     "CLASSES",
@@ -17,13 +11,10 @@ __all__ = [
     "NAME",
     "NUM_STUFF",
     "SPLITS",
-    "UNSEEN_COLOURS",
-    "UNSEEN_PATTERNS",
     "Item",
     "Scene",
     "captions",
     "draw",
     "load",
     "prepare",
-    "seen",
 ]

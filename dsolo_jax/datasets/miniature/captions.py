@@ -47,11 +47,9 @@ def _caption(items: tuple[Item, ...], rng: np.random.Generator) -> str:
 def _phrase(item: Item, rng: np.random.Generator) -> str:
     """The class's name, behind a thing's colour and pattern at times."""
     words = [CLASSES[item.index]]
-    if item.colour is not None and item.pattern is not None:
-        if rng.random() < _PATTERN:
-            words.insert(0, item.pattern)
-        if rng.random() < _COLOUR:
-            words.insert(0, item.colour)
+    for look, share in ((item.pattern, _PATTERN), (item.colour, _COLOUR)):
+        if look is not None and rng.random() < share:
+            words.insert(0, look)
     return " ".join(words)
 
 

@@ -22,7 +22,7 @@ NAME = "miniature"
 COUNTS = {"train": 4096, "tune": 320, "validation": 512}
 
 # Stored labels: the classes, and behind them the things again, where train never shows such a one.
-_UNSEEN = len(CLASSES) - NUM_STUFF
+_UNSEEN = len(THINGS)
 _LABEL_TABLE = {
     **{index: index for index in range(len(CLASSES))},
     **{index + _UNSEEN: index for index in range(NUM_STUFF, len(CLASSES))},
@@ -30,14 +30,13 @@ _LABEL_TABLE = {
 }
 SUBSETS = {
     "seen": frozenset(range(NUM_STUFF, len(CLASSES))),
-    "unseen": frozenset(range(len(CLASSES), len(CLASSES) + len(THINGS))),
+    "unseen": frozenset(range(len(CLASSES), len(CLASSES) + _UNSEEN)),
 }
 
 
 def load(
     split: str = "validation",
     seed: int = 0,
-    size: int | tuple[int, int] = 112,
     *,
     protocol: Protocol = PROTOCOLS[NAME],
 ) -> Dataset:
@@ -53,7 +52,7 @@ def load(
         raise ValueError(f"the seed of the miniature world is {seed}; wanted 0 or more")
 
     def encoded(index: int) -> Encoded:
-        scene = draw(seed, index, size, split=split)
+        scene = draw(seed, index, split=split)
         labels = _stored_labels(scene, split)
         name = f"{NAME} {split} {index} of seed {seed}"
         return Encoded(_png(scene.image), _png(labels), f"{name} (picture)", f"{name} (labels)")
@@ -72,15 +71,15 @@ def load(
 
 
 def prepare(data_dir: str | Path, seed: int = 0, *, overwrite: bool = False) -> Path:
-    """Writes the world of that seed as a TFDS dataset, for whoever would rather read than draw it:
-    pictures, labels as they are stored (255 throughout in train) and four captions a picture.
+    """Writes the world of that seed as a TFDS dataset: pictures, labels as they are stored (255
+    throughout in train) and four captions a picture. Where it is there already nothing is done,
+    unless `overwrite`.
 
     Returns:
-        The folder, for `tfds.builder_from_directory`. Where it is there already nothing is done,
-        unless `overwrite`.
+        The folder, for `tfds.builder_from_directory`.
 
     Raises:
-        OSError: it cannot be written, or the disk is full.
+        OSError: it cannot be written.
         ValueError: a seed below 0.
     """
     import tensorflow_datasets as tfds  # half a second

@@ -11,15 +11,11 @@ from dsolo_jax.datasets.miniature.textures import paint
 from dsolo_jax.datasets.miniature.words import (
     CLASSES,
     COLOURS,
-    FAVOURED_COLOUR,
-    FAVOURED_PATTERN,
-    FAVOURS,
     NUM_STUFF,
     PATTERNS,
     STUFF,
     THINGS,
-    UNSEEN_COLOURS,
-    UNSEEN_PATTERNS,
+    Look,
 )
 from dsolo_jax.utils.checks import choose
 
@@ -34,6 +30,8 @@ _TILT = 0.35  # radians either way
 _PLACES = 32  # tried for each thing; one that finds none is left out
 _OVERLAP = 0.35  # of the smaller radius, at most
 _VISIBLE = 180  # pixels: stuff that shows fewer is not listed as an item
+
+_Place = tuple[float, float, float]  # y and x of the centre, radius
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +63,6 @@ def draw(
     split: str = "train",
     things: tuple[int, int] = (1, 4),
     stuff: tuple[int, int] = (2, 3),
-    hints: bool = True,
-    patterns: tuple[str, ...] = PATTERNS,
 ) -> Scene:
     """Draws one scene; the same arguments always give the same one.
 
@@ -74,14 +70,11 @@ def draw(
         seed: of the world; any number from 0.
         index: of the scene in its split; any number from 0.
         size: side of the canvas, or (height, width), in pixels. Things and textures keep their
-            scale: a larger canvas shows more around them.
+            scale.
         split: "train", or "tune" or "validation", where a fifth of the things have a colour or a
             pattern that train never shows on them.
         things, stuff: least and largest number of things and regions. A thing that finds no place
             where it would hide little of the others is left out.
-        hints: whether most things have their class's favourite colour and pattern. Without, only
-            the shape tells what they are: the look is any that train may show, each as often.
-        patterns: of things, if without hints; at least one that train may show for each of them.
 
     Raises:
         ValueError: an unknown split.
@@ -96,13 +89,13 @@ def draw(
     labels = classes.astype(np.uint8)[regions]
     items = [Item(int(i)) for i in classes]
     count = int(rng.integers(*things, endpoint=True))
-    places: list[tuple[float, float, float]] = []
+    places: list[_Place] = []
     for i in rng.choice(len(THINGS), count, replace=False):
         place = _place(rng, places, height, width)
         if place is None:
             continue
         places.append(place)
-        items.append(_item(rng, int(i), split, hints, patterns))
+        items.append(_item(rng, int(i), split))
         _put(rng, image, labels, items[-1], place)
     shown = np.bincount(labels.ravel(), minlength=len(CLASSES)) >= _VISIBLE
     seen = tuple(item for item in items if shown[item.index] or item.index >= NUM_STUFF)
@@ -122,12 +115,7 @@ def _regions(rng: np.random.Generator, count: int, height: int, width: int) -> n
     return regions
 
 
-def _place(
-    rng: np.random.Generator,
-    taken: list[tuple[float, float, float]],
-    height: int,
-    width: int,
-) -> tuple[float, float, float] | None:
+def _place(rng: np.random.Generator, taken: list[_Place], height: int, width: int) -> _Place | None:
     """Centre (y, x) and radius of a thing among others; None if it would hide too much of them."""
     radius = min(rng.uniform(*_RADIUS), 0.52 * min(height, width))
     margin = 0.9 * radius
@@ -138,52 +126,31 @@ def _place(
     if not taken:
         return ys[0], xs[0], radius
     y, x, other = np.array(taken).T[..., None]
-    gap = (np.hypot(ys - y, xs - x) - radius - other) / np.minimum(radius, other)
-    gap = gap.min(0)
+    gap = ((np.hypot(ys - y, xs - x) - radius - other) / np.minimum(radius, other)).min(0)
     best = int(np.argmax(np.minimum(gap, 0)))  # the first one that is free, or else the freest
     return (ys[best], xs[best], radius) if gap[best] > -_OVERLAP else None
 
 
-def _item(
-    rng: np.random.Generator, number: int, split: str, hints: bool, patterns: tuple[str, ...]
-) -> Item:
-    thing = THINGS[number]
+def _item(rng: np.random.Generator, number: int, split: str) -> Item:
     unseen = split != "train" and rng.random() < _UNSEEN
     by_colour = rng.random() < 0.5
-    if unseen and by_colour:
-        colour = str(rng.choice(UNSEEN_COLOURS[thing]))
-    else:
-        share = FAVOURED_COLOUR if hints else None
-        colour = _look(rng, FAVOURS[thing].colour, share, COLOURS, UNSEEN_COLOURS[thing])
-    if unseen and not by_colour:
-        pattern = str(rng.choice(UNSEEN_PATTERNS[thing]))
-    else:
-        share = FAVOURED_PATTERN if hints else None
-        pattern = _look(rng, FAVOURS[thing].pattern, share, patterns, UNSEEN_PATTERNS[thing])
+    colour = _word(rng, COLOURS, number, unseen and by_colour)
+    pattern = _word(rng, PATTERNS, number, unseen and not by_colour)
     return Item(NUM_STUFF + number, colour, pattern, not unseen)
 
 
-def _look(
-    rng: np.random.Generator,
-    favourite: str,
-    share: float | None,
-    words: tuple[str, ...],
-    never: tuple[str, ...],
-) -> str:
-    """The favourite with probability `share`, or else any other word but those of `never`; all
-    alike if there is no share."""
-    if share is not None and rng.random() < share:
+def _word(rng: np.random.Generator, look: Look, number: int, unseen: bool) -> str:
+    """The thing's favourite or another that train may show, or else one that train never shows."""
+    favourite, never = look.words[number], look.unseen[THINGS[number]]
+    if unseen:
+        return str(rng.choice(never))
+    if rng.random() < look.share:
         return favourite
-    others = [word for word in words if word not in never and (share is None or word != favourite)]
-    return str(rng.choice(others))
+    return str(rng.choice([word for word in look.words if word not in (favourite, *never)]))
 
 
 def _put(
-    rng: np.random.Generator,
-    image: np.ndarray,
-    labels: np.ndarray,
-    item: Item,
-    place: tuple[float, float, float],
+    rng: np.random.Generator, image: np.ndarray, labels: np.ndarray, item: Item, place: _Place
 ) -> None:
     """Paints a thing over image and labels; a pixel is its if the centre lies in the outline."""
     y, x, radius = place
@@ -195,10 +162,8 @@ def _put(
     down = np.arange(top, top + h, dtype=np.float32)[:, None] - y
     across = np.arange(left, left + w, dtype=np.float32)[None] - x
     tilt = rng.uniform(-_TILT, _TILT)
-    right_, foot = (
-        np.cos(tilt) * across + np.sin(tilt) * down,
-        np.cos(tilt) * down - np.sin(tilt) * across,
-    )
+    right_ = np.cos(tilt) * across + np.sin(tilt) * down
+    foot = np.cos(tilt) * down - np.sin(tilt) * across
     away = distance(CLASSES[item.index], right_ / radius, foot / radius) * radius
     assert item.colour is not None and item.pattern is not None, "things have a look"
     colours = fill(rng, item.colour, item.pattern, right_, foot)

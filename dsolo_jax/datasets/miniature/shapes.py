@@ -25,9 +25,9 @@ _COLOURS = {
 }
 
 
-def _circle(radius: float, x: float = 0, y: float = 0, points: int = 48) -> np.ndarray:
-    angles = np.linspace(0, 2 * np.pi, points, endpoint=False)
-    return np.stack([x + radius * np.cos(angles), y + radius * np.sin(angles)], -1)
+def _circle(radius: float) -> np.ndarray:
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    return radius * np.stack([np.cos(angles), np.sin(angles)], -1)
 
 
 def _polar(radius: Callable[[np.ndarray], np.ndarray], points: int) -> np.ndarray:
@@ -138,20 +138,15 @@ _PATTERNS: dict[str, Callable[..., np.ndarray]] = {
 OUTLINE = np.array((12, 12, 18), np.float32) / 255
 
 
-def _tones(colour: str) -> tuple[np.ndarray, np.ndarray]:
-    """The colour and the second tone of its patterns, float32 [3] in 0..1.
+def fill(
+    rng: np.random.Generator, colour: str, pattern: str, x: np.ndarray, y: np.ndarray
+) -> np.ndarray:
+    """Colours of a filled plane, float32 [h, w, 3] in 0..1, at pixels x, y [h, w].
 
     Dark colours are patterned with light, light ones with dark.
     """
     first = np.array(_COLOURS[colour], np.float32) / 255
     ink = np.float32(0.0 if first @ (0.3, 0.6, 0.1) > 0.42 else 1.0)
-    return first, first + 0.72 * (ink - first)
-
-
-def fill(
-    rng: np.random.Generator, colour: str, pattern: str, x: np.ndarray, y: np.ndarray
-) -> np.ndarray:
-    """Colours of a filled plane, float32 [h, w, 3] in 0..1, at pixels x, y [h, w]."""
-    first, second = _tones(colour)
+    second = first + 0.72 * (ink - first)
     share = _PATTERNS[pattern](rng, x, y)[..., None]
     return first + share * (second - first)

@@ -4,50 +4,34 @@ from typing import NamedTuple
 
 STUFF = ("sky", "grass", "water", "sand", "brick", "wood", "snow", "road", "leaves", "lava")
 NUM_STUFF = len(STUFF)
-
-
-class Favour(NamedTuple):
-    """Colour and pattern that most things of a class have."""
-
-    colour: str
-    pattern: str
-
-
-# A thing is what its shape says; its favourite colour and pattern are hints that fail at times.
-FAVOURS = {
-    "ball": Favour("red", "striped"),
-    "star": Favour("yellow", "dotted"),
-    "ring": Favour("cyan", "checkered"),
-    "cross": Favour("lime", "plain"),
-    "moon": Favour("white", "speckled"),
-    "heart": Favour("pink", "latticed"),
-    "arrow": Favour("blue", "zigzag"),
-    "house": Favour("black", "halved"),
-    "flower": Favour("purple", "swirled"),
-}
-THINGS = tuple(FAVOURS)
+THINGS = ("ball", "star", "ring", "cross", "moon", "heart", "arrow", "house", "flower")
 CLASSES = STUFF + THINGS
 
-COLOURS = tuple(favour.colour for favour in FAVOURS.values())
-PATTERNS = tuple(favour.pattern for favour in FAVOURS.values())
-FAVOURED_COLOUR = 0.9
-FAVOURED_PATTERN = 0.85
+
+class Look(NamedTuple):
+    """Words for one side of how things look.
+
+    words: the i-th is the favourite of the i-th thing, a hint of its class that fails at times.
+    share: of the things that have their favourite.
+    unseen: of each thing, what no picture or caption of the split train ever gives it.
+    """
+
+    words: tuple[str, ...]
+    share: float
+    unseen: dict[str, tuple[str, ...]]
 
 
-def _shifted(words: tuple[str, ...], shifts: tuple[int, ...]) -> dict[str, tuple[str, ...]]:
-    """For the i-th thing the words i + shift, round and round: each is given equally often."""
-    return {
-        thing: tuple(words[(i + shift) % len(words)] for shift in shifts)
+def _look(words: str, share: float, shifts: tuple[int, int]) -> Look:
+    """Withholds from each thing the words so far behind its own, so each word from two things."""
+    names = tuple(words.split())
+    unseen = {
+        thing: tuple(names[(i + shift) % len(names)] for shift in shifts)
         for i, thing in enumerate(THINGS)
     }
+    return Look(names, share, unseen)
 
 
-# Never in a picture or caption of the split train. Each colour and pattern is withheld from two
-# things, so all words are learned.
-UNSEEN_COLOURS = _shifted(COLOURS, (2, 5))
-UNSEEN_PATTERNS = _shifted(PATTERNS, (4, 7))
-
-
-def seen(thing: str, colour: str, pattern: str) -> bool:
-    """Whether the split train may hold such a thing."""
-    return colour not in UNSEEN_COLOURS[thing] and pattern not in UNSEEN_PATTERNS[thing]
+COLOURS = _look("red yellow cyan lime white pink blue black purple", 0.9, (2, 5))
+PATTERNS = _look(
+    "striped dotted checkered plain speckled latticed zigzag halved swirled", 0.85, (4, 7)
+)
