@@ -7,23 +7,29 @@ their own class); "robust" reads maps that are the right way up.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from dsolo_jax.clip.starts import STARTS
 from dsolo_jax.solver.normalise import NORMALISERS, RULES
 from dsolo_jax.solver.path import COSTS
 from dsolo_jax.solver.velocity import CRITERIA
-from dsolo_jax.solver.winner import WINNERS
 from dsolo_jax.upsample import FORMS
 from dsolo_jax.utils.checks import choose
 
 
-def _choice(default: Any, options: Any, text: str) -> Any:
+# "largest" is the paper's wording, argmax over classes of the discrepancy. It holds where a map is
+# small on its own class, as CLIP's unmodified maps are reported to be. "smallest" is for maps that
+# are the right way up (docs/method.md, "which sign").
+_WINNERS = "smallest", "largest"
+
+
+def _choice(default: Any, options: Iterable[str], text: str) -> Any:
     return dataclasses.field(default=default, metadata={"options": tuple(options), "help": text})
 
 
 def _number(default: float, text: str) -> Any:
-    return dataclasses.field(default=default, metadata={"options": None, "help": text})
+    return _choice(default, (), text)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Readings:
     suppress_below: float = _number(0.7, "share of a class's range below which a patch is weak")
     normalise: str = _choice("softmax", NORMALISERS, "cosines to a map over patches")
     temperature: float = _number(0.5, "of that softmax, in deviations of the picture's cosines")
-    winner: str = _choice("smallest", WINNERS, "the class has this discrepancy; paper: largest")
+    winner: str = _choice("smallest", _WINNERS, "the class has this discrepancy; paper: largest")
     presence: float = _number(0.5, "weight of the class token's cosine; paper: 0")
     path_cost: str = _choice("minus_log", COSTS, "transport cost from attention")
     epsilon: float = _number(2.0, "entropy of the path, in units of the cost; paper: 0.1")

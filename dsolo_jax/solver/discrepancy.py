@@ -12,7 +12,6 @@ from dsolo_jax.solver.normalise import normalise, suppress
 from dsolo_jax.solver.path import needs_log_domain, optimal_path, transport_cost
 from dsolo_jax.solver.stochastic import doubly_stochastic
 from dsolo_jax.solver.velocity import max_velocity, propagate
-from dsolo_jax.solver.winner import of_discrepancy
 from dsolo_jax.utils.checks import choose
 
 _TINY = 1e-6  # of a deviation of cosines: what varies less does not vary
@@ -85,7 +84,7 @@ def _nothing(f: Array, attention: Array, r: Readings) -> Array:
 def _kl(f: Array, attention: Array, r: Readings) -> Array:
     """Rows II to IV: the divergence times the temperature, which for upright maps is the cosine
     less its class's level, f - T log mean exp(f / T)."""
-    return _temperature(f, r) * kl_discrepancy(_class_maps(f, r), winner=r.winner)
+    return _signed(_temperature(f, r) * kl_discrepancy(_class_maps(f, r)), r)
 
 
 def _path(f: Array, attention: Array, r: Readings) -> Array:
@@ -95,10 +94,9 @@ def _path(f: Array, attention: Array, r: Readings) -> Array:
         transport_cost(attention, r.path_cost),
         epsilon=r.epsilon,
         num_iters=r.sinkhorn_iters,
-        winner=r.winner,
         log_domain=needs_log_domain(r.path_cost, r.epsilon, f.shape[-1]),
     )
-    return _in_unit(found.scores, f)
+    return _in_unit(_signed(found.scores, r), f)
 
 
 def _velocity(f: Array, attention: Array, r: Readings) -> Array:
@@ -110,7 +108,7 @@ def _velocity(f: Array, attention: Array, r: Readings) -> Array:
         max_steps=r.max_steps,
         criterion=r.velocity_criterion,
     )
-    return _in_unit(of_discrepancy(jnp.log1p(found.expected), r.winner), f)
+    return _in_unit(_signed(-jnp.log1p(found.expected), r), f)
 
 
 def _fusion(f: Array, attention: Array, r: Readings) -> Array:
@@ -121,6 +119,11 @@ def _fusion(f: Array, attention: Array, r: Readings) -> Array:
 def _propagate(f: Array, attention: Array, r: Readings) -> Array:
     """The control (ours): the KL map after one plain step of attention."""
     return _in_unit(propagate(_kl(f, attention, r), attention), f)
+
+
+def _signed(scores: Array, r: Readings) -> Array:
+    """Scores that are largest where the discrepancy is smallest, or turned round."""
+    return -scores if r.winner == "largest" else scores
 
 
 def _class_maps(f: Array, r: Readings) -> Array:

@@ -3,31 +3,22 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.solver.winner import of_discrepancy
-
 _FLOOR = 1e-12  # of N·q: a patch without mass is very, not infinitely, far from uniform
 
 
-def kl_discrepancy(f: Float[Array, "C N"], *, winner: str = "smallest") -> Float[Array, "C N"]:
+def kl_discrepancy(f: Float[Array, "C N"]) -> Float[Array, "C N"]:
     """Scores each patch by the class map's divergence from the uniform distribution there.
 
         q = f / Σ f,   s = 1 / N,   D(S‖Q) = Σ s · log(s / q),   d = N · s · log(s / q) = -log(N q)
 
-    The score is d or -d, see `winner`; both are zero everywhere for a uniform map.
-
     Args:
         f: [C, N] non-negative class maps with a positive sum; each row is divided by it.
-        winner: "smallest" scores -d (the robust reading: the class is where its map is large),
-            "largest" scores d (the paper's wording, for maps that are small on their own class).
 
     Returns:
-        [C, N] scores, differentiable in f.
-
-    Raises:
-        ValueError: unknown winner.
+        [C, N] scores -d, differentiable in f; zero everywhere for a uniform map.
 
     Source: DSLO notes, row II of the ablation.
     """
     f = f.astype(jnp.float32)
     q = f / jnp.sum(f, axis=-1, keepdims=True)
-    return of_discrepancy(-jnp.log(jnp.maximum(q * f.shape[-1], _FLOOR)), winner)
+    return jnp.log(jnp.maximum(q * f.shape[-1], _FLOOR))

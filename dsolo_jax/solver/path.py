@@ -9,7 +9,6 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
 from dsolo_jax.solver.fixed_point import backward, forward, iterate, settled
-from dsolo_jax.solver.winner import of_discrepancy
 from dsolo_jax.utils.checks import choose
 
 # exp(-x) and the scaling vectors it calls for stay inside float32's range up to about this x.
@@ -22,7 +21,7 @@ _TELEPORT = 1e-2
 class OptimalPath(NamedTuple):
     """Plan of class c: `exp(log_u[c, :, None] + log_v[c, None, :] - cost / epsilon)`."""
 
-    scores: Float[Array, "C N"]
+    scores: Float[Array, "C N"]  # −N Σ_i cost_ij π_ij
     log_u: Float[Array, "C N"]
     log_v: Float[Array, "C N"]
     marginal_error: Float[Array, "C"]  # Σ_i |row marginal − f / Σ f|; columns are exact
@@ -67,14 +66,13 @@ def optimal_path(
     *,
     epsilon: float = 0.1,
     num_iters: int = 50,
-    winner: str = "smallest",
     log_domain: bool | None = None,
 ) -> OptimalPath:
     """Solves the entropic transport from each class map to uniform, by Sinkhorn's iteration.
 
         π = diag(u) K diag(v),   K = exp(−cost / ε),   u ← (f / Σ f) / (K v),   v ← (1 / N) / (u K)
 
-    The discrepancy of a patch is what filling it costs, d_j = N Σ_i cost_ij π_ij.
+    The discrepancy of a patch is what filling it costs, d_j = N Σ_i cost_ij π_ij; the score is -d.
     All classes share K and iterate together. The loop ends early when another round would change
     nothing at float32's resolution. It can be differentiated forwards, not in reverse.
 
@@ -83,13 +81,12 @@ def optimal_path(
         cost: [N, N], finite; `cost[i, j]` moves mass from patch i to patch j.
         epsilon: strength of the entropy, in units of the cost.
         num_iters: rounds at the most.
-        winner: "smallest" scores -d (robust), "largest" scores d (the paper's wording).
         log_domain: iterate on log u, log v: exact for any epsilon, several times slower. None
             decides from the cost at run time, which under `jax.vmap` computes both; say False where
             cost / epsilon spans less than 40.
 
     Raises:
-        ValueError: unknown winner, epsilon not above 0.
+        ValueError: epsilon not above 0.
 
     Source: DSLO notes (epsilon 0.1, 50 iterations); Cuturi 2013. The scalar of the plan that scores
     is not known; docs/method.md has what was tried.
@@ -104,17 +101,14 @@ def optimal_path(
     row_least = jnp.min(cost, axis=-1)
     exponent = (cost - row_least[:, None]) / epsilon
     if log_domain is None:
-        log_u, log_v, column_cost, error, rounds = jax.lax.cond(
-            jnp.max(exponent) > _LARGEST_EXPONENT, _solve_log, _solve, q, cost, exponent, num_iters
-        )
+        log_domain = jnp.max(exponent) > _LARGEST_EXPONENT
+        found = jax.lax.cond(log_domain, _solve_log, _solve, q, cost, exponent, num_iters)
     else:
-        solve = _solve_log if log_domain else _solve
-        log_u, log_v, column_cost, error, rounds = solve(q, cost, exponent, num_iters)
-    scores = of_discrepancy(column_cost, winner)
-    return OptimalPath(scores, log_u + row_least / epsilon, log_v, error, rounds)
+        found = (_solve_log if log_domain else _solve)(q, cost, exponent, num_iters)
+    return found._replace(log_u=found.log_u + row_least / epsilon)
 
 
-def _solve(q: Array, cost: Array, exponent: Array, num_iters: int) -> tuple[Array, ...]:
+def _solve(q: Array, cost: Array, exponent: Array, num_iters: int) -> OptimalPath:
     """Sinkhorn on u and v themselves: two matrix products a round."""
     n = q.shape[-1]
     kernel = jnp.exp(-exponent)
@@ -130,16 +124,16 @@ def _solve(q: Array, cost: Array, exponent: Array, num_iters: int) -> tuple[Arra
         max_steps=num_iters,
         finished=lambda before, after: settled(before[1], after[1]),
     )
-    column_cost = n * v * forward(u, kernel * cost)
+    scores = -n * v * forward(u, kernel * cost)
     error = jnp.sum(jnp.abs(u * backward(v, kernel) - q), axis=-1)
-    return jnp.log(u), jnp.log(v), column_cost, error, rounds
+    return OptimalPath(scores, jnp.log(u), jnp.log(v), error, rounds)
 
 
-def _solve_log(q: Array, cost: Array, exponent: Array, num_iters: int) -> tuple[Array, ...]:
+def _solve_log(q: Array, cost: Array, exponent: Array, num_iters: int) -> OptimalPath:
     """The same iteration on log u and log v, a class at a time so that one [N, N] is held."""
     n = q.shape[-1]
 
-    def one_class(q: Array) -> tuple[Array, ...]:
+    def one_class(q: Array) -> OptimalPath:
         log_q = jnp.log(q)
 
         def round_(_, uv):
@@ -155,7 +149,7 @@ def _solve_log(q: Array, cost: Array, exponent: Array, num_iters: int) -> tuple[
         )
         pi = jnp.exp(log_u[:, None] + log_v[None, :] - exponent)
         error = jnp.sum(jnp.abs(jnp.sum(pi, axis=1) - q))
-        return log_u, log_v, n * jnp.sum(pi * cost, axis=0), error, rounds
+        return OptimalPath(-n * jnp.sum(pi * cost, axis=0), log_u, log_v, error, rounds)
 
-    *found, rounds = jax.lax.map(one_class, q)
-    return *found, jnp.max(rounds)
+    found = jax.lax.map(one_class, q)
+    return found._replace(rounds=jnp.max(found.rounds))

@@ -15,7 +15,7 @@ _TINY = 1e-9  # keeps the quotients of empty maps and patches finite
 class MaxVelocity(NamedTuple):
     """How soon each patch arrives: bounded scores, and the step itself."""
 
-    scores: Float[Array, "C N"]  # 1 / (1 + steps), or steps / (1 + steps)
+    scores: Float[Array, "C N"]  # 1 / (1 + steps)
     steps: Float[Array, "C N"]  # whole numbers unless interpolated; max_steps: not arrived
     expected: Float[Array, "C N"]  # steps, and an estimate beyond max_steps of what did not arrive
     arrived: Bool[Array, "C N"]
@@ -36,11 +36,6 @@ CRITERIA = {
     "increment": _Criterion(False, lambda p, before, tau: tau - jnp.abs(p - before)),
 }
 
-WINNERS = {
-    "smallest": lambda steps: 1 / (1 + steps),  # robust: the class's patches arrive first
-    "largest": lambda steps: steps / (1 + steps),  # paper: slower = larger discrepancy
-}
-
 
 def max_velocity(
     f: Float[Array, "C N"],
@@ -50,7 +45,6 @@ def max_velocity(
     max_steps: int = 1000,
     criterion: str = "saturation",
     interpolate: bool = True,
-    winner: str = "smallest",
 ) -> MaxVelocity:
     """Counts the steps `f ← f @ T` until each patch first passes the criterion.
 
@@ -74,16 +68,14 @@ def max_velocity(
         max_steps: the step count of an entry that never arrives.
         criterion: "saturation" or "increment".
         interpolate: place the arrival linearly between the two steps around it.
-        winner: "smallest" scores 1 / (1 + steps), "largest" scores steps / (1 + steps).
 
     Raises:
-        ValueError: unknown criterion or winner.
+        ValueError: unknown criterion.
 
     Source: DSLO notes (tau 0.3); the saturation test and its interpolation are M2N2's, without its
     special denominator in the first step. docs/method.md has what is not known.
     """
     rule = CRITERIA[choose("velocity criterion", criterion, CRITERIA)]
-    score_of = WINNERS[choose("winner", winner, WINNERS)]
 
     def rescale(p):
         return p / jnp.maximum(jnp.max(p, axis=-1, keepdims=True), _TINY) if rule.of_state else p
@@ -119,7 +111,7 @@ def max_velocity(
     if rule.of_state:
         beyond = max_steps * (1 + jnp.log(tau / jnp.maximum(p, _TINY)))
         expected = jnp.where(arrived, steps, beyond)
-    return MaxVelocity(score_of(steps), steps, expected, arrived, rounds)
+    return MaxVelocity(1 / (1 + steps), steps, expected, arrived, rounds)
 
 
 def propagate(f: Float[Array, "C N"], attention: Float[Array, "N N"]) -> Float[Array, "C N"]:

@@ -76,11 +76,10 @@ def test_both_domains_agree(f, cost):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize("winner, sign", [("smallest", -1), ("largest", 1)])
-def test_a_patch_scores_by_what_filling_it_costs(f, cost, winner, sign):
-    result = solver.optimal_path(f, cost, winner=winner)
+def test_a_patch_scores_by_what_filling_it_costs(f, cost):
+    result = solver.optimal_path(f, cost)
     pi = plans(result, cost, 0.1)
-    np.testing.assert_allclose(result.scores, sign * N * (pi * cost).sum(1), rtol=1e-4)
+    np.testing.assert_allclose(result.scores, -N * (pi * cost).sum(1), rtol=1e-4)
 
 
 def test_two_patches_in_closed_form():
@@ -235,7 +234,5 @@ def test_the_fast_form_is_exact_wherever_it_is_taken_for_a_named_cost(name, epsi
 def test_bad_arguments_are_named(f, cost):
     with pytest.raises(ValueError, match="epsilon is 0"):
         solver.optimal_path(f, cost, epsilon=0)
-    with pytest.raises(ValueError, match="unknown winner 'smalest'.*did you mean 'smallest'"):
-        solver.optimal_path(f, cost, winner="smalest")
     with pytest.raises(ValueError, match="unknown path cost"):
         solver.transport_cost(cost, "euclid")
