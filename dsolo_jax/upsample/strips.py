@@ -1,13 +1,11 @@
 """Joint bilateral upsampling of pictures of any size, in bounded memory.
 
 A picture is cut into strips, each some rows of cells; a strip is taken tile by tile, a tile being
-16 pixels of one cell in raster order: one small matrix product [C, taps] x [taps, 16] each. The
-weights are in `weights`; the three public functions share one core, `_upsample`.
+16 pixels of one cell in raster order: one small matrix product [C, taps] x [taps, 16] each.
 
 No shape in a strip's program depends on the picture: how many tiles there are is a number that the
-program is given. So a few lengths of strips serve all pictures: for one number of classes, grid and
-form there is a program for each length, and a few more for pictures so large that some rows of
-cells do not fit into the longest. Done in vain is only what fills up the last tile of a cell.
+program is given. So for one number of classes, grid and form a few lengths of strips, with a
+program for each, serve all pictures.
 
 Letters: C scores, K scores after `decide`, h w the grid of patches, H W the size of the picture, L
 pixels of a strip; in a block of tiles G rows of cells, n = G w tiles, P = 16 pixels a tile, T x T
@@ -17,7 +15,7 @@ taps a window.
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +23,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
-from dsolo_jax.upsample.weights import FORMS, Picture, Tiles, centre_pixel, first_pixel
+from dsolo_jax.upsample.weights import FORMS, Kernel, Tiles, centre_pixel, first_pixel, product
 from dsolo_jax.utils.checks import choose
 
 # Scores of a pixel to those that are wanted of it; hashable, for each has programs of its own.
@@ -37,8 +35,7 @@ TILE = 16
 
 
 class _Limits(NamedTuple):
-    # Numbers a block of tiles may hold of any one kind (weights, scores).
-    block: int
+    block: int  # numbers that a block of tiles may hold of any one kind (weights, scores)
     # Pixels of a strip, L: the first that holds the whole picture, or else the last. Scores are a
     # number a class, so their strips are shorter.
     labels: tuple[int, ...]
@@ -49,12 +46,8 @@ class _Limits(NamedTuple):
 _CPU = _Limits(1 << 17, (1 << 14, 1 << 16, 1 << 18), (1 << 14, 1 << 16))
 _ACCELERATOR = _Limits(1 << 22, (1 << 16, 1 << 18, 1 << 20, 1 << 22), (1 << 16, 1 << 20))
 
-_STATIC = ("spatial_sigma", "range_sigma", "form")
 
-_einsum = functools.partial(jnp.einsum, precision="highest")
-
-
-@functools.partial(jax.jit, static_argnames=_STATIC)
+@functools.partial(jax.jit, static_argnames=("spatial_sigma", "range_sigma", "form"))
 def joint_bilateral(
     scores: Float[Array, "C h w"],
     guide: Float[Array, "H W 3"] | UInt8[Array, "H W 3"],
@@ -65,10 +58,9 @@ def joint_bilateral(
 ) -> Float[Array, "C H W"]:
     """Upsamples scores to every pixel: a weighted mean of those around it, guided by the colours.
 
-    Pure: to be jitted, vmapped and differentiated. It is linear in the scores and has a derivative
-    in them, forward and reverse; reverse keeps the weights of all pixels, H W T² numbers. The guide
-    is not meant to be differentiated (for "dense", reverse raises JAX's error). The picture is one
-    strip, so each size has a program of its own: `labels` and `scores` have a few for all.
+    Pure: to be jitted and vmapped; each size of picture has a program of its own. It has a
+    derivative in the scores, forward and reverse (which keeps H W T² weights). The guide is not
+    meant to be differentiated: for "dense", reverse raises JAX's error.
 
     Args:
         scores: low-resolution scores of C classes.
@@ -83,19 +75,12 @@ def joint_bilateral(
         ValueError: for arrays of other shapes, an unknown form, a sigma that is not positive, or a
             "kopf" window so narrow (spatial_sigma < 0.25) that it can miss every patch.
     """
-    _check(scores, guide, spatial_sigma, range_sigma, form)
+    kernel = Kernel(form, spatial_sigma, range_sigma)
+    _check(scores, guide, kernel)
     H, W, _ = guide.shape
     group, _, (place,) = cut((H, W), scores.shape, (H * W,), spatial_sigma, form)
-    flat = _upsample(
-        scores,
-        guide.reshape(-1, 3),
-        _at_centres(guide, scores.shape),
-        tuple(place),
-        group=group,
-        spatial_sigma=spatial_sigma,
-        range_sigma=range_sigma,
-        form=form,
-    )
+    centres = _at_centres(guide, scores.shape)
+    flat = _upsample(scores, guide.reshape(-1, 3), centres, tuple(place), kernel, group)
     return flat.reshape(-1, H, W)
 
 
@@ -115,13 +100,11 @@ def labels(
 
     Args:
         scores: on the device that is to do the work.
-        pixels: the picture.
         spatial_sigma, range_sigma, form: see `joint_bilateral`, the errors too.
         decide: hashable; applied to the upsampled scores before the argmax.
     """
-    options = spatial_sigma, range_sigma, form
-    lengths = _limits().labels
-    started = list(_strips(scores, pixels, lengths, *options, decide=decide, argmax=True))
+    kernel = Kernel(form, spatial_sigma, range_sigma)
+    started = list(_strips(scores, pixels, _limits().labels, kernel, decide, argmax=True))
 
     def fetch() -> Int[np.ndarray, "H W"]:
         whole = np.empty(pixels.shape[:2], np.int32)
@@ -143,15 +126,16 @@ def scores(
 ) -> Float[np.ndarray, "K H W"]:
     """Upsamples as `joint_bilateral` does, then `decide`; fetched strip by strip, no derivative.
 
-    The arguments and errors are those of `labels`.
+    Arguments and errors are those of `labels`.
     """
-    options = spatial_sigma, range_sigma, form
-    whole = np.empty((0, *pixels.shape[:2]), np.float32)
-    for part, strip in _strips(scores, pixels, _limits().scores, *options, decide=decide):
-        if not whole.size:
-            whole = np.empty((len(strip), *pixels.shape[:2]), np.float32)
-        whole.reshape(len(strip), -1)[:, part] = np.asarray(strip)[:, : part.stop - part.start]
-    return whole
+    kernel = Kernel(form, spatial_sigma, range_sigma)
+    H, W, _ = pixels.shape
+    whole = np.empty((0, H * W), np.float32)
+    for part, strip in _strips(scores, pixels, _limits().scores, kernel, decide):
+        if not len(whole):
+            whole = np.empty((len(strip), H * W), np.float32)
+        whole[:, part] = np.asarray(strip)[:, : part.stop - part.start]
+    return whole.reshape(-1, H, W)
 
 
 # ------------------------------------------------------------------------------- strips
@@ -179,7 +163,7 @@ def cut(
         of cells from and to, tiles a cell.
     """
     (H, W), (C, h, w) = size, shape
-    window = (2 * FORMS[form].reach(spatial_sigma) + 1) ** 2
+    window = (2 * FORMS[form][0](spatial_sigma) + 1) ** 2
     lengths = lengths or _limits().labels
     # Pixel rows beyond its own that a strip holds for its pixels' windows.
     halo = math.ceil(3 * spatial_sigma * H / h) if form == "dense" else 0
@@ -209,35 +193,30 @@ def _strips(
     scores: Float[Array, "C h w"],
     pixels: UInt8[np.ndarray, "H W 3"],
     lengths: Sequence[int],
-    spatial_sigma: float,
-    range_sigma: float,
-    form: str,
-    **finish: Any,
+    kernel: Kernel,
+    decide: Decide | None,
+    argmax: bool = False,
 ) -> Iterator[tuple[slice, Shaped[Array, "K L"]]]:
     """Starts the strips one by one: the picture's pixels, in raster order, and what has them."""
-    _check(scores, pixels, spatial_sigma, range_sigma, form)
+    _check(scores, pixels, kernel)
     if pixels.dtype != np.uint8:
         raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
     (H, W, _), flat = pixels.shape, pixels.reshape(-1, 3)
-    group, length, places = cut((H, W), scores.shape, lengths, spatial_sigma, form)
-    options = {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma, "form": form}
+    group, length, places = cut((H, W), scores.shape, lengths, kernel.spatial_sigma, kernel.form)
     centres = _at_centres(pixels, scores.shape)
     starts = [W * int(wanted) for wanted in places[:, 3]]
     for place, start, stop in zip(places, starts, [*starts[1:], H * W], strict=True):
         strip = np.zeros((length, 3), np.uint8)
         held = flat[W * place[2] :][:length]
         strip[: len(held)] = held
-        yield (
-            slice(start, stop),
-            _program(scores, strip, centres, place, group=group, **options, **finish),
-        )
+        started = _program(scores, strip, centres, place, kernel, group, decide, argmax)
+        yield slice(start, stop), started
 
 
 def _at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
-    rows, columns = (
-        centre_pixel(np.arange(n, dtype=np.int32), n, N)
-        for n, N in zip(shape[1:], picture.shape, strict=False)
-    )
+    _, h, w = shape
+    rows = centre_pixel(np.arange(h, dtype=np.int32), h, picture.shape[0])
+    columns = centre_pixel(np.arange(w, dtype=np.int32), w, picture.shape[1])
     return picture[rows[:, None], columns]
 
 
@@ -249,29 +228,23 @@ def _upsample(
     pixels: Shaped[Array, "L 3"],
     centres: Shaped[Array, "h w 3"],
     place: Sequence[np.int32] | Int[Array, "7"],
-    *,
+    kernel: Kernel,
     group: int,
-    spatial_sigma: float,
-    range_sigma: float,
-    form: str,
     decide: Decide | None = None,
     argmax: bool = False,
 ) -> Shaped[Array, "K L"]:
     """Upsamples a strip: scores or labels of its pixels in raster order, behind them zeros.
 
+    `centres` are the picture's colours at the patches' centres; of `place` and `group` see `cut`.
     Where its place is NumPy's numbers the loops have a known length, and so a reverse derivative.
-
-    Args:
-        pixels: of the strip, behind them anything.
-        centres: the picture's colours at the patches' centres.
-        place, group: see `cut`.
     """
     (C, h, w), L, G = scores.shape, len(pixels), group
     *where, first, last, tiles = place
     H, W, held, wanted = (jnp.asarray(x, jnp.int32) for x in where)
-    white = 255 if pixels.dtype == jnp.uint8 else 1
-    reach, weights = FORMS[form]
-    R = reach(spatial_sigma)
+    reach, weights = FORMS[kernel.form]
+    R = reach(kernel.spatial_sigma)
+    if pixels.dtype == jnp.uint8:
+        kernel = kernel._replace(range_sigma=255 * kernel.range_sigma)
     taps = jnp.arange(-R, R + 1, dtype=jnp.int32)
     # Colours at the patch centres go with the scores: a tile needs both of the same taps.
     classes = jnp.moveaxis(jnp.asarray(scores, jnp.float32), 0, -1)
@@ -301,20 +274,9 @@ def _upsample(
             pixel = TILE * i + jnp.arange(TILE, dtype=jnp.int32)
             clipped = jnp.clip(pixel, 0, jnp.maximum(count - 1, 0))  # [n, P]
             rows, columns = top[:, None] + clipped // width, left[:, None] + clipped % width
-            W_pq = weights(
-                Tiles(
-                    picture=Picture(pixels, (H, W), held),
-                    grid=(h, w),
-                    cell=(row, column),
-                    rows=rows,
-                    columns=columns,
-                    centres=colours,
-                    taps=taps,
-                    spatial_sigma=spatial_sigma,
-                    range_sigma=white * range_sigma,
-                )
-            )
-            finished = finish(_einsum("ncq,nqp->ncp", S_q, W_pq))
+            cells = (h, w), (row, column), rows, columns, colours, taps
+            W_pq = weights(Tiles(pixels, (H, W), held, *cells, kernel))
+            finished = finish(product("ncq,nqp->ncp", S_q, W_pq))
             # What fills up a tile goes nowhere.
             at = jnp.where(pixel < count, (rows - wanted) * W + columns, L)
             return out.at[at].set(finished.mT, mode="drop", unique_indices=True)
@@ -325,24 +287,22 @@ def _upsample(
     return lax.fori_loop(first, last, one_group, jnp.zeros((L, one.shape[1]), one.dtype)).T
 
 
-_program = jax.jit(_upsample, static_argnames=("group", *_STATIC, "decide", "argmax"))
+_program = jax.jit(_upsample, static_argnames=("kernel", "group", "decide", "argmax"))
 
 
-def _check(scores, guide, spatial_sigma, range_sigma, form):
-    choose("upsampling form", form, FORMS)
-    for name, sigma in {"spatial_sigma": spatial_sigma, "range_sigma": range_sigma}.items():
-        if not sigma > 0:
-            raise ValueError(f'{name} must be positive, found {sigma}; "bilinear" needs neither')
-    if form == "kopf" and spatial_sigma < 0.25:
+def _check(scores, guide, kernel: Kernel):
+    choose("upsampling form", kernel.form, FORMS)
+    for name in ("spatial_sigma", "range_sigma"):
+        if not getattr(kernel, name) > 0:
+            raise ValueError(f"{name} must be positive, found {getattr(kernel, name)}")
+    if kernel.form == "kopf" and kernel.spatial_sigma < 0.25:
         raise ValueError(
-            f"spatial_sigma must be at least 0.25 low-resolution pixels for the form 'kopf', found "
-            f"{spatial_sigma}: the disc of 3 sigma can hold no patch; choose 'dense' or 'bilinear'"
+            f"spatial_sigma must be at least 0.25 for the form 'kopf', found "
+            f"{kernel.spatial_sigma}: its disc can hold no patch; choose 'dense' or 'bilinear'"
         )
     if scores.ndim != 3 or 0 in scores.shape:
         raise ValueError(f"scores must be [C, h, w], found shape {scores.shape}; vmap batches")
     if guide.ndim != 3 or guide.shape[2] != 3 or 0 in guide.shape:
-        raise ValueError(
-            f"guide must be [H, W, 3], found shape {guide.shape}; repeat grey, drop alpha"
-        )
+        raise ValueError(f"guide must be [H, W, 3], found shape {guide.shape}; repeat grey")
     if not (guide.dtype == jnp.uint8 or jnp.issubdtype(guide.dtype, jnp.floating)):
         raise ValueError(f"guide must be float in 0..1 or uint8, found {guide.dtype}")

@@ -15,8 +15,8 @@ no more than its window and its weights. With
 
 the forms are those written above each function, every one divided by its sum over q.
 
-Weights are computed for n tiles of P pixels at a time. Letters: h w the grid of patches, H W the
-size of the picture. All of it is float32 and int32, whatever JAX's default.
+Weights are computed for n tiles of P pixels at a time, in float32 and int32 whatever JAX's default.
+Letters: h w the grid of patches, H W the size of the picture.
 """
 
 import functools
@@ -33,41 +33,35 @@ from jaxtyping import Array, Float, Int, Shaped
 # numbers a pixel.
 _ROWS, _COLUMNS = 8, 64
 
-_einsum = functools.partial(jnp.einsum, precision="highest")
+product = functools.partial(jnp.einsum, precision="highest")
 
 
-class Picture(NamedTuple):
-    """The rows of a picture that are at hand: pixel (y, x) is pixels[(y - top) W + x]."""
+class Kernel(NamedTuple):
+    """A form and its widths: of space in low-resolution pixels, of colour in the guide's unit."""
 
-    pixels: Shaped[Array, "L 3"]
-    size: tuple[Int[Array, ""], Int[Array, ""]]  # H, W of the whole picture
-    top: Int[Array, ""]
+    form: str
+    spatial_sigma: float
+    range_sigma: float
 
 
 class Tiles(NamedTuple):
     """n tiles, each P pixels of one cell, and what a form needs to weigh the taps around it."""
 
-    picture: Picture
+    pixels: Shaped[Array, "L 3"]  # the rows at hand: pixel (y, x) is pixels[(y - top) W + x]
+    size: tuple[Int[Array, ""], Int[Array, ""]]  # H, W of the whole picture
+    top: Int[Array, ""]
     grid: tuple[int, int]  # h, w
     cell: tuple[Int[Array, "n"], Int[Array, "n"]]  # row and column
     rows: Int[Array, "n P"]  # of the pixels
     columns: Int[Array, "n P"]
     centres: list[Float[Array, "n T*T"]]  # red, green, blue at the taps' centres
     taps: Int[Array, "T"]  # -R..R, relative to the cell
-    spatial_sigma: float  # in low-resolution pixels
-    range_sigma: float  # in the unit of the picture's colours
-
-
-class Form(NamedTuple):
-    """A way of upsampling."""
-
-    reach: Callable[[float], int]  # spatial sigma -> R: the window is 2 R + 1 taps wide
-    weights: Callable[[Tiles], Float[Array, "n T*T P"]]
+    kernel: Kernel
 
 
 # W[p, q] = B[p, q]
 def _bilinear(tiles: Tiles) -> Float[Array, "n T*T P"]:
-    (h, w), (H, W), (row, column) = tiles.grid, tiles.picture.size, tiles.cell
+    (h, w), (H, W), (row, column) = tiles.grid, tiles.size, tiles.cell
     vertical = _triangle(tiles.rows, row[:, None], tiles.taps, h, H)  # [n, P, T]
     horizontal = _triangle(tiles.columns, column[:, None], tiles.taps, w, W)
     return _flat(vertical.mT[:, :, None] * horizontal.mT[:, None])
@@ -76,37 +70,37 @@ def _bilinear(tiles: Tiles) -> Float[Array, "n T*T P"]:
 # W[p, q] = g(p↓ - q, spatial) g(G_p - G_q, range)    over |p↓ - q| <= 3 spatial,
 #           G_q at the pixel that holds the centre of patch q
 def _kopf(tiles: Tiles) -> Float[Array, "n T*T P"]:
-    (h, w), (H, W), (row, column) = tiles.grid, tiles.picture.size, tiles.cell
+    (h, w), (H, W), (row, column) = tiles.grid, tiles.size, tiles.cell
     taps = tiles.taps[:, None]
     dy = _from_centre(tiles.rows, row[:, None], h, H)[:, None] - taps  # [n, T, P]
     dx = _from_centre(tiles.columns, column[:, None], w, W)[:, None] - taps
     distance = dy[:, :, None] ** 2 + dx[:, None] ** 2  # [n, T, T, P]
     inside = (
-        _in_disc(distance, tiles.spatial_sigma)
+        _in_disc(distance, tiles.kernel.spatial_sigma)
         & _in_bounds(row[:, None] + tiles.taps, h)[:, :, None, None]
         & _in_bounds(column[:, None] + tiles.taps, w)[:, None, :, None]
     )
-    pixels = _colours(tiles.picture, tiles.rows, tiles.columns)
+    pixels = _colours(tiles, tiles.rows, tiles.columns)
     contrast = sum(
         (p[:, None] - q[..., None]) ** 2 for p, q in zip(pixels, tiles.centres, strict=True)
     )
-    exponent = -distance / (2 * tiles.spatial_sigma**2)
+    exponent = -distance / (2 * tiles.kernel.spatial_sigma**2)
     spatial = _flat(jnp.where(inside, exponent, jnp.float32(-jnp.inf)))
     # A pixel may differ from every patch centre by many sigmas: softmax divides safely.
-    return jax.nn.softmax(spatial - contrast / (2 * tiles.range_sigma**2), axis=1)
+    return jax.nn.softmax(spatial - contrast / (2 * tiles.kernel.range_sigma**2), axis=1)
 
 
 # W[p, q] = sum_p' g(p↓ - p'↓, spatial) g(G_p - G_p', range) B[p', q]
 #           over the pixels p' of the picture with |p↓ - p'↓| <= 3 spatial
 def _dense(tiles: Tiles) -> Float[Array, "n T*T P"]:
-    (h, w), (H, W), (row, column) = tiles.grid, tiles.picture.size, tiles.cell
+    (h, w), (H, W), (row, column) = tiles.grid, tiles.size, tiles.cell
     taps, T, (n, P) = tiles.taps, len(tiles.taps), tiles.rows.shape
     # The window in pixels, up to one too far: the disc decides.
     reach_y, reach_x = (
-        jnp.ceil(3 * tiles.spatial_sigma * _ratio(N, cells)).astype(jnp.int32)
+        jnp.ceil(3 * tiles.kernel.spatial_sigma * _ratio(N, cells)).astype(jnp.int32)
         for cells, N in ((h, H), (w, W))
     )
-    pixels = _colours(tiles.picture, tiles.rows, tiles.columns)
+    pixels = _colours(tiles, tiles.rows, tiles.columns)
     top, left = tiles.rows.min(axis=1), first_pixel(column, w, W)
     down = tiles.rows - top[:, None]  # [n, P]
     depth, width = down.max() + 1 + 2 * reach_y, -(-W // w) + 2 * reach_x
@@ -128,15 +122,15 @@ def _dense(tiles: Tiles) -> Float[Array, "n T*T P"]:
             vertical = _triangle(y, row[:, None], taps, h, H) * _in_bounds(y, H)[..., None]
             dy = (offset[:, None] - down[:, None]) * _ratio(h, H)  # [n, y, P]
             distance = dy[:, :, None] ** 2 + squared_dx  # [n, y, d, P]
-            neighbours = _colours(tiles.picture, y[..., None], x[:, None])
+            neighbours = _colours(tiles, y[..., None], x[:, None])
             contrast = sum(
                 (p[:, None, None] - q[..., None]) ** 2
                 for p, q in zip(pixels, neighbours, strict=True)
             )
-            exponent = -distance / (2 * tiles.spatial_sigma**2)
-            exponent -= contrast / (2 * tiles.range_sigma**2)
-            weight = jnp.where(_in_disc(distance, tiles.spatial_sigma), jnp.exp(exponent), 0)
-            across = _einsum("nyid,nydp->nyip", horizontal, weight)
+            exponent = -distance / (2 * tiles.kernel.spatial_sigma**2)
+            exponent -= contrast / (2 * tiles.kernel.range_sigma**2)
+            weight = jnp.where(_in_disc(distance, tiles.kernel.spatial_sigma), jnp.exp(exponent), 0)
+            across = product("nyid,nydp->nyip", horizontal, weight)
             # Spelled out: as a product, of so few terms, it was slower.
             return weights + sum(
                 vertical[:, r, :, None, None] * across[:, r, None] for r in range(_ROWS)
@@ -150,11 +144,12 @@ def _dense(tiles: Tiles) -> Float[Array, "n T*T P"]:
     return _flat(weights / weights.sum(axis=(1, 2), keepdims=True))
 
 
-# A pixel lies within 1/2 of its cell's centre, a disc 3 sigma around it, a triangle 1 beyond.
-FORMS = {
-    "bilinear": Form(lambda sigma: 1, _bilinear),
-    "kopf": Form(lambda sigma: math.floor(3 * sigma + 0.5), _kopf),
-    "dense": Form(lambda sigma: math.ceil(3 * sigma + 0.5), _dense),
+# Of each form: spatial sigma -> R, the window being 2 R + 1 taps wide, and its weights. A pixel
+# lies within 1/2 of its cell's centre, a disc 3 sigma around it, a triangle 1 beyond.
+FORMS: dict[str, tuple[Callable[[float], int], Callable[[Tiles], Float[Array, "n T*T P"]]]] = {
+    "bilinear": (lambda sigma: 1, _bilinear),
+    "kopf": (lambda sigma: math.floor(3 * sigma + 0.5), _kopf),
+    "dense": (lambda sigma: math.ceil(3 * sigma + 0.5), _dense),
 }
 
 
@@ -201,13 +196,13 @@ def _in_disc(squared_distance, sigma):
     return squared_distance <= 9 * sigma**2 * (1 + 1e-6)
 
 
-def _colours(picture: Picture, rows, columns) -> list[Float[Array, "..."]]:
+def _colours(tiles: Tiles, rows, columns) -> list[Float[Array, "..."]]:
     """Takes red, green, blue at pixel rows and columns, clamped to the picture.
 
     An array a channel: a slice of one array inside the loop over a window would cost XLA's CPU
     backend its vector instructions, three times the time.
     """
-    H, W = picture.size
+    H, W = tiles.size
     rows, columns = jnp.clip(rows, 0, H - 1), jnp.clip(columns, 0, W - 1)
-    colours = picture.pixels[(rows - picture.top) * W + columns]
+    colours = tiles.pixels[(rows - tiles.top) * W + columns]
     return [colours[..., channel].astype(jnp.float32) for channel in range(3)]
