@@ -3,17 +3,18 @@
 import io
 import os
 from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image, ImageOps
 
 from dsolo_jax.utils.files import atomic
 
 
 def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
-    """A picture as RGB, upright.
+    """Reads a picture as RGB, upright.
 
     From a path or a PIL image: the EXIF rotation is applied, of an animation the current (in files,
     the first) frame is taken, what is transparent shows white, 16-bit grey is scaled to 8 bits
@@ -32,12 +33,12 @@ def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> UInt8[np.
 
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
-    """`read_image` of an encoded picture in memory; `name` is what errors call it."""
+    """Reads as `read_image` an encoded picture in memory, which errors call `name`."""
     return _rgb(_open(data, name), name)
 
 
 def read_labels(path: str | os.PathLike) -> Int[np.ndarray, "H W"]:
-    """A label map, int32, from a file of one index a pixel.
+    """Reads a label map, int32, from a file of one index a pixel.
 
     Palette files give their indices, not their colours; 8-bit and 16-bit grey files their values;
     1-bit files 0 and 1.
@@ -50,7 +51,7 @@ def read_labels(path: str | os.PathLike) -> Int[np.ndarray, "H W"]:
 
 
 def decode_labels(data: bytes, name: str) -> Int[np.ndarray, "H W"]:
-    """`read_labels` of an encoded label map in memory; `name` is what errors call it."""
+    """Reads as `read_labels` an encoded label map in memory, which errors call `name`."""
     image = _open(data, name)
     if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
         raise ValueError(
@@ -63,7 +64,7 @@ def decode_labels(data: bytes, name: str) -> Int[np.ndarray, "H W"]:
 def resized_size(
     height: int, width: int, *, short_side: int, long_side: int, multiple: int
 ) -> tuple[int, int]:
-    """(height, width) of a picture brought to the working size, its proportions kept.
+    """Gives (height, width) of a picture at the working size, its proportions kept.
 
         scale = min(long_side / max(H, W), short_side / min(H, W))        (mmseg's keep-ratio rule)
         side  = multiple · max(1, round(side · scale / multiple))
@@ -71,22 +72,12 @@ def resized_size(
     Each side goes to the nearest multiple of the patch, so that nothing is dropped or padded when
     the picture is cut; the proportions change by at most half a patch a side (ours).
     """
-    sides = {
-        "height": height,
-        "width": width,
-        "short_side": short_side,
-        "long_side": long_side,
-        "multiple": multiple,
-    }
-    for name, value in sides.items():
+    for name, value in dict(locals()).items():
         if value < 1:
             raise ValueError(f"{name} is {value}, wanted at least 1")
     # As a ratio of integers: ties do not hang on a rounding error.
     large, small = max(height, width), min(height, width)
-    if long_side * small <= short_side * large:
-        to, of = long_side, large
-    else:
-        to, of = short_side, small
+    to, of = min((long_side, large), (short_side, small), key=lambda ratio: Fraction(*ratio))
 
     def nearest(side: int) -> int:
         return multiple * max(1, (2 * side * to + of * multiple) // (2 * of * multiple))
@@ -95,11 +86,10 @@ def resized_size(
 
 
 def resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
-    """`image` at `size` (height, width), by PIL's bilinear filter.
+    """Brings `image` to `size` (height, width), by PIL's bilinear filter.
 
-    On the way down PIL widens the filter to the step and so averages what it drops; mmseg's
-    cv2.INTER_LINEAR reads 2 x 2 pixels at any step and aliases. On the way up the two agree to
-    rounding.
+    On the way down that averages what it drops, where mmseg's cv2.INTER_LINEAR reads 2 x 2 pixels
+    at any step and aliases. On the way up the two agree to rounding.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -108,14 +98,14 @@ def resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np
 
 
 def squeeze(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "S S 3"]:
-    """`image` as a square of `side` pixels, proportions not kept, by area as M2N2 does."""
+    """Makes a square of `side` pixels, proportions not kept, by area as M2N2 does."""
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BOX))
 
 
 def normalise(
     pixels: UInt8[np.ndarray, "H W 3"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[np.ndarray, "H W 3"]:
-    """`(pixels / 255 - mean) / std` of each channel, float32."""
+    """Computes `(pixels / 255 - mean) / std` of each channel, float32."""
     mean, std = np.asarray([mean, std], np.float32)
     return (pixels.astype(np.float32) / 255 - mean) / std
 
@@ -130,21 +120,25 @@ def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:
         ValueError: a label below 0 or above 65535.
         OSError: naming `path`, if it cannot be written.
     """
-    if not isinstance(image, Image.Image):
-        array = np.asarray(image)
-        image = Image.fromarray(_smallest_grey(array, path) if array.ndim == 2 else array)
+    if isinstance(image, np.ndarray):
+        if image.ndim == 2:
+            low, high = image.min(initial=0), image.max(initial=0)
+            if image.dtype.kind not in "iu" or low < 0 or high > 65535:
+                raise ValueError(
+                    f"label map for {path} is {image.dtype} with values {low}..{high}, wanted "
+                    "integers in 0..65535"
+                )
+            image = image.astype(np.uint8 if high <= 255 else np.uint16)
+        image = Image.fromarray(image)
     with atomic(path) as temporary:
         image.save(temporary, format="PNG")
 
 
-def _smallest_grey(labels: np.ndarray, path: str | os.PathLike) -> np.ndarray:
-    low, high = labels.min(initial=0), labels.max(initial=0)
-    if labels.dtype.kind not in "iu" or low < 0 or high > 65535:
-        raise ValueError(
-            f"label map for {path} is {labels.dtype} with values {low}..{high}, wanted integers in "
-            "0..65535"
-        )
-    return labels.astype(np.uint8 if high <= 255 else np.uint16)
+def encode_png(image: UInt8[np.ndarray, "H W 3"] | Shaped[np.ndarray, "H W"]) -> bytes:
+    """Encodes a picture or a label map of 8 or 16 bits, quickly rather than small."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 # ---- decoding ------------------------------------------------------------------------------------
@@ -225,18 +219,17 @@ def _checked(image: np.ndarray) -> np.ndarray:
             f"image is a {type(image).__name__}, wanted a path, a PIL image or uint8 [H, W, 3]"
         )
     array = np.asarray(image)
-    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
+    shape = array.shape
+    if array.dtype == np.uint8 and array.ndim == 3 and shape[2] == 3 and array.size:
         return array
-    if array.dtype != np.uint8:
-        hint = "for values in 0..1: (255 * image).round().astype(np.uint8)"
-    elif array.ndim == 2:
-        hint = "for a grey picture: np.repeat(image[:, :, None], 3, axis=2)"
-    elif array.ndim == 3 and array.shape[0] == 3:
-        hint = "channels come last: image.transpose(1, 2, 0)"
-    elif array.ndim == 3 and array.shape[2] == 4:
-        hint = "for RGBA: PIL.Image.fromarray(image), which is put on white"
-    else:
-        hint = "one picture at a time, with at least one pixel"
+    hints = {
+        "for values in 0..1: (255 * image).round().astype(np.uint8)": array.dtype != np.uint8,
+        "for a grey picture: np.repeat(image[:, :, None], 3, axis=2)": array.ndim == 2,
+        "channels come last: image.transpose(1, 2, 0)": array.ndim == 3 and shape[0] == 3,
+        "for RGBA: PIL.Image.fromarray(image)": array.ndim == 3 and shape[2] == 4,
+        "one picture at a time, with at least one pixel": True,
+    }
+    hint = next(hint for hint, fits in hints.items() if fits)
     raise ValueError(
-        f"image is an array of {array.dtype} {list(array.shape)}, wanted uint8 [H, W, 3]; {hint}"
+        f"image is an array of {array.dtype} {list(shape)}, wanted uint8 [H, W, 3]; {hint}"
     )

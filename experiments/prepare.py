@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from dsolo_jax import datasets
-from dsolo_jax.datasets import layouts, miniature
+from dsolo_jax.datasets import miniature
 from experiments import common
 
 _DATASET = flags.DEFINE_string(
@@ -50,8 +50,6 @@ def main() -> None:
         official = summary.official[split]
         note = "" if len(ids) == official else f" (warning: the official set has {official})"
         print(f"  {split}: {len(ids)} pictures{note}")
-    if summary.absent:
-        print(f"  not there: {layouts.named(summary.absent)}")
     print("Next:")
     there = shlex.quote(str(data_dir))
     for name in datasets.NAMES:

@@ -7,15 +7,13 @@ and its word lists in vocab/.
 from pathlib import Path
 
 from dsolo_jax.datasets import ade20k, cityscapes, coco, context, voc
-from dsolo_jax.datasets.benchmark import IGNORE, Benchmark, Dataset
-from dsolo_jax.datasets.classes import read_classes
+from dsolo_jax.datasets.benchmark import Benchmark, Dataset
 from dsolo_jax.datasets.folder import load_folder
 from dsolo_jax.datasets.loading import examples
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol, protocol
 from dsolo_jax.utils.checks import choose
 
 __all__ = [
-    "IGNORE",
     "NAMES",
     "PROTOCOLS",
     "Benchmark",
@@ -27,7 +25,6 @@ __all__ = [
     "load_folder",
     "prepared_names",
     "protocol",
-    "read_classes",
 ]
 
 _BENCHMARKS = {
@@ -41,11 +38,7 @@ NAMES = tuple(name for name in PROTOCOLS if name in _BENCHMARKS)
 
 
 def benchmark(name: str) -> Benchmark:
-    """The benchmark of that name.
-
-    Raises:
-        ValueError: unknown; the message has the nearest and all of `NAMES`.
-    """
+    """Finds the benchmark of that name; ValueError if there is none."""
     return _BENCHMARKS[choose("dataset", name, NAMES)]
 
 
@@ -55,7 +48,7 @@ def load(
     split: str = "validation",
     protocol: Protocol | None = None,
 ) -> Dataset:
-    """A prepared benchmark: classes, ids and examples dict(id, image, labels).
+    """Reads a prepared benchmark: classes, ids and examples dict(id, image, labels).
 
     Args:
         protocol: how it is run; if None its own, see `protocols`.

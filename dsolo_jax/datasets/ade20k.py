@@ -14,7 +14,6 @@ _ORIGIN = (
     "non-commercial research)"
 )
 _COUNTS = {"training": 20210, "validation": 2000}
-_PREFIXES = {"training": "ADE_train", "validation": "ADE_val"}
 
 
 def _find(source: Path, labels: str | None) -> Found:
@@ -22,17 +21,15 @@ def _find(source: Path, labels: str | None) -> Found:
     mmsegmentation layout is the same, in a folder "ade"."""
     places = (_FOLDER, f"ade/{_FOLDER}", ".")
     root = layouts.place(source, places, "images/validation", "ADE20K", _ORIGIN)
-    splits, absent = {}, []
-    for split, count in _COUNTS.items():
+    splits = {}
+    for split in _COUNTS:
         images = layouts.scan(root / "images" / split, ".jpg")
         maps = {"annotations": [layouts.scan(root / "annotations" / split, ".png")]}
         if not images.paths and split == "training":
             continue
         coding, files = layouts.choose_labels(f"ADE20K {split}", labels, maps)
         splits[split] = layouts.paired(images, files)
-        official = (f"{_PREFIXES[split]}_{number:08d}" for number in range(1, count + 1))
-        absent += [id for id in official if id not in images.paths]
-    return Found(coding, splits, {split: _COUNTS[split] for split in splits}, absent)
+    return Found(coding, splits, {split: _COUNTS[split] for split in splits})
 
 
 BENCHMARKS = (

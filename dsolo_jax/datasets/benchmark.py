@@ -1,11 +1,12 @@
 """What a benchmark is, and the one kind of dataset every benchmark becomes."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int, UInt8
 
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
 from dsolo_jax.images import decode_image, decode_labels
@@ -30,7 +31,6 @@ class Pair(NamedTuple):
     labels: Path
 
     def encoded(self, label_bytes: Callable[[Path], bytes] = Path.read_bytes) -> Encoded:
-        """The example as its files hold it; the label map by `label_bytes`."""
         image, labels = self.image.read_bytes(), label_bytes(self.labels)
         return Encoded(image, labels, str(self.image), str(self.labels))
 
@@ -38,29 +38,26 @@ class Pair(NamedTuple):
 class Found(NamedTuple):
     """The files of a collection below a folder.
 
-    labels: the name of the coding that their label maps have.
+    coding: of their label maps.
     splits: the examples of each split there.
     official: pictures in each of these splits of the official set.
-    absent: names of official pictures that are not there, where names can be known.
     """
 
-    labels: str
+    coding: str
     splits: dict[str, list[Pair]]
     official: dict[str, int]
-    absent: Sequence[str] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
     """Published pictures and label maps, prepared once for every benchmark on them.
 
-    Attributes:
-        name: of the prepared folder.
-        find: the files below a folder of an official layout, with label maps of the coding given,
-            or of the first one there is.
-        origin: where the original is to be had, and on what terms.
-        hint: what to look at when a label map holds a value that it should not.
-        label_bytes: a label map as an encoded picture of one index a pixel.
+    name: of the prepared folder.
+    find: the files below a folder of an official layout, with label maps of the coding given, or of
+        the first one there is.
+    origin: where the original is to be had, and on what terms.
+    hint: what to look at when a label map holds a value that it should not.
+    label_bytes: a label map as an encoded picture of one index a pixel.
     """
 
     name: str
@@ -72,14 +69,10 @@ class Collection:
 
 @dataclasses.dataclass(frozen=True)
 class Benchmark:
-    """A published benchmark: a collection, and what its labels mean. Its classes and the rest of
-    how it is run are in `protocols`.
+    """A published benchmark: a collection, and what its labels mean. How it is run: `protocols`.
 
-    Attributes:
-        name: as on the command line.
-        collection: the pictures.
-        label_tables: for each coding of label maps it can be had from, each value they hold -> its
-            label or `IGNORE`; before `reduce_zero_label`.
+    label_tables: for each coding of label maps it can be had from, each value they hold -> its
+        label or `IGNORE`; before `reduce_zero_label`.
     """
 
     name: str
@@ -97,11 +90,11 @@ class Benchmark:
                 f"{self.name} cannot be had from {coding} label maps, which hold too little; "
                 f"prepare it from {' or '.join(self.label_tables)}"
             )
-        table = dict(self.label_tables[coding])
-        if protocol.reduce_zero_label:
-            unchanged = {0: IGNORE, IGNORE: IGNORE}
-            table = {stored: unchanged.get(label, label - 1) for stored, label in table.items()}
-        return table
+        table = self.label_tables[coding]
+        if not protocol.reduce_zero_label:
+            return dict(table)
+        unchanged = {0: IGNORE, IGNORE: IGNORE}
+        return {stored: unchanged.get(label, label - 1) for stored, label in table.items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,13 +104,12 @@ class Dataset:
     `image` is uint8 [H, W, 3], `labels` int32 [H, W] holding class indices and `ignore` where a
     pixel does not count. Bad pictures and labels raise ValueError naming them.
 
-    Attributes:
-        names: of the classes, by which results go.
-        classes: words of each, synonyms after ", ".
-        coding: which of the official label maps they are.
-        official: pictures in this split of the official set, if there is one.
-        subsets: stored label values whose pixels are scored apart too: `dataset[i]` then also holds
-            "subsets", for each name which pixels they are, bool [H, W].
+    names: of the classes, by which results go.
+    classes: words of each, synonyms after ", ".
+    coding: which of the official label maps they are.
+    official: pictures in this split of the official set, if there is one.
+    subsets: stored label values whose pixels are scored apart too: `dataset[i]` then also holds
+        "subsets", for each name which pixels they are, bool [H, W].
     """
 
     name: str
@@ -137,11 +129,9 @@ class Dataset:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        encoded = self.encoded(index)
-        image, labels = decode(encoded, self.label_table, self.hint)
+        image, stored, labels = decode(self.encoded(index), self.label_table, self.hint)
         example = {"id": self.ids[index], "image": image, "labels": labels}
         if self.subsets:
-            stored = decode_labels(encoded.labels, encoded.labels_name)
             example["subsets"] = {
                 name: np.isin(stored, list(values)) for name, values in self.subsets.items()
             }
@@ -149,9 +139,9 @@ class Dataset:
 
 
 def decode(
-    encoded: Encoded, label_table: Mapping[int, int], hint: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Picture uint8 [H, W, 3] and labels int32 [H, W] of an example, checked against each other.
+    encoded: Encoded, table: Mapping[int, int], hint: str
+) -> tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"], Int[np.ndarray, "H W"]]:
+    """Decodes an example: its picture, its label map as stored and by `table`.
 
     Raises:
         ValueError: a part that does not decode, sizes that differ, a value not in the table.
@@ -164,10 +154,6 @@ def decode(
             f"{encoded.labels_name} is {h} x {w} (height x width), wanted the size of its picture "
             f"{encoded.image_name}, {H} x {W}"
         )
-    return image, _relabel(stored, label_table, encoded.labels_name, hint)
-
-
-def _relabel(stored: np.ndarray, table: Mapping[int, int], name: str, hint: str) -> np.ndarray:
     unknown = -1
     lookup = np.full(max(table) + 2, unknown, np.int32)
     lookup[list(table.keys())] = list(table.values())
@@ -175,10 +161,10 @@ def _relabel(stored: np.ndarray, table: Mapping[int, int], name: str, hint: str)
     wrong = stored[labels == unknown]
     if wrong.size:
         raise ValueError(
-            f"{name} holds the label {wrong.max()} ({wrong.size} pixels outside the range), "
-            f"wanted {_ranges(table)}; {hint}"
+            f"{encoded.labels_name} holds the label {wrong.max()} ({wrong.size} pixels outside the "
+            f"range), wanted {_ranges(table)}; {hint}"
         )
-    return labels
+    return image, stored, labels
 
 
 def _ranges(values: Mapping[int, int]) -> str:

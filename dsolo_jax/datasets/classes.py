@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from dsolo_jax.utils.files import read_text
+
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
-    """Classes of a text file: one a line, synonyms after ", ".
+    """Reads the classes of a text file: one a line, synonyms after ", ".
 
     Raises:
         FileNotFoundError, ValueError: no such file; no classes; an empty line between classes
@@ -15,7 +17,7 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
         raise FileNotFoundError(
             f"no class file at {path}, wanted a text file: one class a line, synonyms after ', '"
         )
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    lines = [line.strip() for line in read_text(path).rstrip().splitlines()]
     if not lines:
         raise ValueError(f"{path} is empty, wanted one class a line, synonyms after ', '")
     for number, line in enumerate(lines, 1):

@@ -9,7 +9,6 @@ from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
 from dsolo_jax.vocabulary import parse
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
-_LABELS = {".png"}
 
 
 def load_folder(
@@ -21,11 +20,11 @@ def load_folder(
     label_offset: int = 0,
     protocol: Protocol = PROTOCOLS["folder"],
 ) -> Dataset:
-    """Pictures and index PNGs matched by file stem; nothing is prepared or copied.
+    """Matches pictures and index PNGs by file stem; nothing is prepared or copied.
 
     Args:
         images: folder of pictures (JPEG, PNG, ...), not searched below.
-        labels: folder of index PNGs; those without a picture are left aside.
+        labels: folder of index PNGs; those without a picture are left aside, hidden files too.
         classes: text file, one class a line in label order, synonyms after ", ".
         ignore: stored value of pixels that do not count.
         label_offset: added to every stored value except `ignore`; what becomes negative is ignored.
@@ -42,17 +41,25 @@ def load_folder(
             does not decode, sizes that differ, a stored value outside the classes.
     """
     words = read_classes(classes)
-    pairs = matched(Path(images).expanduser(), Path(labels).expanduser())
+    pictures = _by_stem(images, PICTURES, "pictures")
+    maps = _by_stem(labels, {".png"}, "labels")
+    missing = [f"{stem}.png" for stem in pictures if stem not in maps]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(pictures)} pictures of {images} have no labels in {labels}: "
+            f"missing {named(missing)}"
+        )
+    pairs = [Pair(stem, picture, maps[stem]) for stem, picture in pictures.items()]
     ignored = IGNORE if len(words) <= IGNORE else 65535
+    table = {label - label_offset: label for label in range(len(words)) if label >= label_offset}
+    table |= {stored: ignored for stored in (*range(-label_offset), ignore) if stored >= 0}
 
     return Dataset(
         name="folder",
         names=parse(words).classes,
         classes=words,
-        ids=tuple(pair.id for pair in pairs),
-        label_table=shifted_labels(
-            len(words), offset=label_offset, ignore_stored=ignore, ignore=ignored
-        ),
+        ids=tuple(pictures),
+        label_table=table,
         encoded=lambda index: pairs[index].encoded(),
         hint=f"{classes} has {len(words)} classes, ignore is {ignore}, label_offset {label_offset}",
         protocol=protocol,
@@ -60,41 +67,8 @@ def load_folder(
     )
 
 
-def shifted_labels(
-    num_classes: int, *, offset: int = 0, ignore_stored: int = 255, ignore: int = IGNORE
-) -> dict[int, int]:
-    """Label table: `offset` is added to every stored value except `ignore_stored`.
-
-    Stored values that become negative are ignored: with offset -1 that is the stored 0, as in
-    mmseg's reduce_zero_label.
-    """
-    table = {label - offset: label for label in range(num_classes) if label >= offset}
-    table |= {stored: ignore for stored in range(-offset)}
-    if ignore_stored >= 0:
-        table[ignore_stored] = ignore
-    return table
-
-
-def matched(images: Path, labels: Path) -> list[Pair]:
-    """Pictures of one folder with the label PNGs of another, by file stem, sorted by it.
-
-    Labels without a picture are left aside; hidden files too.
-
-    Raises:
-        FileNotFoundError: a folder that is missing or has no such files, pictures without labels.
-        ValueError: two files of one stem.
-    """
-    pictures, maps = _by_stem(images, PICTURES, "pictures"), _by_stem(labels, _LABELS, "labels")
-    missing = [stem for stem in pictures if stem not in maps]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(pictures)} pictures of {images} have no labels in {labels}: "
-            f"missing {named([f'{stem}.png' for stem in missing])}"
-        )
-    return [Pair(stem, picture, maps[stem]) for stem, picture in pictures.items()]
-
-
-def _by_stem(folder: Path, suffixes: set[str], what: str) -> dict[str, Path]:
+def _by_stem(folder: str | Path, suffixes: set[str], what: str) -> dict[str, Path]:
+    folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of {what} at {folder}")
     found: dict[str, Path] = {}
@@ -108,7 +82,6 @@ def _by_stem(folder: Path, suffixes: set[str], what: str) -> dict[str, Path]:
             )
         found[path.stem] = path
     if not found:
-        raise FileNotFoundError(
-            f"no {what} in {folder}: no file ends in {', '.join(sorted(suffixes))}"
-        )
+        endings = ", ".join(sorted(suffixes))
+        raise FileNotFoundError(f"no {what} in {folder}: no file ends in {endings}")
     return found

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from dsolo_jax.datasets.benchmark import Pair
 from dsolo_jax.utils.checks import choose
+from dsolo_jax.utils.files import read_text
 
 _LISTED = 5
 
@@ -29,11 +30,7 @@ def scan(folder: Path, suffix: str, pattern: str = "*") -> Files:
 
 
 def place(source: Path, places: Sequence[str], inside: str, what: str, origin: str) -> Path:
-    """The first of the `places` below `source` that has a folder `inside`.
-
-    Raises:
-        FileNotFoundError: naming what was wanted, what is there and where the original is.
-    """
+    """The first of the `places` below `source` that has a folder `inside`, or FileNotFoundError."""
     for folder in (source / name for name in places):
         if (folder / inside).is_dir():
             return folder
@@ -42,8 +39,7 @@ def place(source: Path, places: Sequence[str], inside: str, what: str, origin: s
         found = named(sorted(path.name for path in source.iterdir())) or "an empty folder"
     names = " or ".join(name for name in places if name != ".")
     raise FileNotFoundError(
-        f"no {what} at {source}: wanted {names} with {inside}, found {found}; the original: "
-        f"{origin}"
+        f"no {what} at {source}: wanted {names} with {inside}, found {found}; original: {origin}"
     )
 
 
@@ -72,15 +68,11 @@ def listed(path: Path, origin: str) -> list[str]:
     """The ids a split's list holds, one a line."""
     if not path.is_file():
         raise FileNotFoundError(f"no list of pictures at {path}; the original: {origin}")
-    return path.read_text(encoding="utf-8-sig").split()
+    return read_text(path).split()
 
 
 def paired(images: Files, labels: Files, ids: Iterable[str] | None = None) -> list[Pair]:
-    """Every picture with its label map, in order of ids; of a list, or of all that either has.
-
-    Raises:
-        FileNotFoundError: naming the pictures or label maps that are missing.
-    """
+    """Every picture with its label map, in order of ids; of a list, or of all that either has."""
     ids = sorted({*images.paths, *labels.paths} if ids is None else ids)
     for what, files in {"pictures": images, "label maps": labels}.items():
         missing = [f"{id}{files.suffix}" for id in ids if id not in files.paths]

@@ -30,18 +30,12 @@ Examples = Iterable[Mapping[str, Any]]
 
 
 class Summary(NamedTuple):
-    """What a prepared folder holds.
-
-    ids: of each split, in order.
-    labels: the name of the label maps' coding.
-    official: pictures in each split of the official set.
-    absent: names of official pictures that were not there, where names could be known.
-    """
+    """What a prepared folder holds: ids of each split in order, the label maps' coding, and the
+    number of pictures in each split of the official set."""
 
     ids: Mapping[str, list[str]]
     labels: str
     official: Mapping[str, int]
-    absent: list[str]
 
 
 def prepare(
@@ -52,10 +46,10 @@ def prepare(
     labels: str | None = None,
     overwrite: bool = False,
 ) -> bool:
-    """Builds the collection of `benchmark` from its official files below `source`, checking every
-    one of them.
+    """Builds the collection of `benchmark` from its official files, and checks every one of them.
 
     Args:
+        source: the folder of the original.
         labels: coding of the label maps to take, where there are several; the first by default.
 
     Returns:
@@ -68,7 +62,7 @@ def prepare(
     """
     place = directory(benchmark, data_dir)
     if place.exists() and not overwrite:
-        coding = _read(place)[1].labels
+        coding = summary(benchmark, data_dir).labels
         if labels not in (None, coding):
             raise ValueError(
                 f"{place} was prepared from {coding} label maps, wanted {labels}: --overwrite it, "
@@ -77,7 +71,7 @@ def prepare(
         benchmark.label_table(coding, PROTOCOLS[benchmark.name])  # raises if it cannot be had
         return False
     found = benchmark.collection.find(source, labels)
-    table = benchmark.label_table(found.labels, PROTOCOLS[benchmark.name])
+    table = benchmark.label_table(found.coding, PROTOCOLS[benchmark.name])
 
     def examples(split: str, pairs: list[Pair]) -> Iterator[dict[str, Any]]:
         for pair in progress(pairs, len(pairs), f"{benchmark.collection.name} {split}"):
@@ -89,19 +83,14 @@ def prepare(
         place,
         {split: examples(split, pairs) for split, pairs in found.splits.items()},
         f"{benchmark.collection.name}, from {benchmark.collection.origin}",
-        labels=found.labels,
+        labels=found.coding,
         official=found.official,
-        absent=list(found.absent),
     )
     return True
 
 
 def summary(benchmark: Benchmark, data_dir: Path) -> Summary:
-    """What the prepared folder of a benchmark holds.
-
-    Raises:
-        ValueError: the folder is damaged.
-    """
+    """Says what the prepared folder of a benchmark holds; ValueError if it is damaged."""
     return _read(directory(benchmark, data_dir))[1]
 
 
@@ -116,11 +105,10 @@ def load(benchmark: Benchmark, data_dir: Path, split: str, protocol: Protocol) -
     """
     place = directory(benchmark, data_dir)
     if not place.is_dir():
-        older = sorted(path.name for path in place.parent.glob("[0-9]*.[0-9]*.[0-9]*"))
-        found = f"only {', '.join(older)}, of another dsolo_jax, at {place.parent}"
+        older = ", ".join(path.name for path in place.parent.glob("[0-9]*.[0-9]*.[0-9]*"))
         raise FileNotFoundError(
-            f"{benchmark.name} is not prepared: {found if older else f'nothing at {place}'}. "
-            "Prepare it once with\n"
+            f"{benchmark.name} is not prepared: nothing at {place}"
+            f"{older and f', only {older} of another dsolo_jax'}. Prepare it once with\n"
             f"    python -m experiments.prepare --dataset={benchmark.name} --source=DIR "
             f"--data_dir={shlex.quote(str(data_dir))}\n"
             f"where DIR holds the original, to be had from {benchmark.collection.origin}"
@@ -156,9 +144,6 @@ def directory(benchmark: Benchmark, data_dir: Path) -> Path:
     return Path(data_dir).expanduser() / benchmark.collection.name / VERSION
 
 
-# ---- building ------------------------------------------------------------------------------------
-
-
 class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """Writes the examples of each split, in their order."""
 
@@ -190,9 +175,8 @@ def build(
 ) -> None:
     """Writes a TFDS dataset at `place`, a path that ends in name / `VERSION`.
 
-    Built beside its place, read back and moved there when whole: a build that fails or is killed is
-    never taken for a dataset, and an older one stays until then. What a killed build of the same
-    name has left is removed.
+    Built beside its place, read back and moved there when whole: until then an older one stays.
+    What a killed build of the same name has left is removed.
 
     Args:
         splits: of each, the examples dict(id, image, labels), the latter two as encoded files.
@@ -239,9 +223,6 @@ def build(
         written.rename(place)
 
 
-# ---- reading -------------------------------------------------------------------------------------
-
-
 def _read(place: Path) -> tuple[tfds.core.DatasetBuilder, Summary]:
     with _damage_named(place):
         builder = tfds.builder_from_directory(place)
@@ -251,10 +232,7 @@ def _read(place: Path) -> tuple[tfds.core.DatasetBuilder, Summary]:
 def _records(
     builder: tfds.core.DatasetBuilder, place: Path, split: str, ids: Sequence[str]
 ) -> Callable[[int], dict[str, Any]]:
-    """Reads a record by its index, and checks that it is the one of that id.
-
-    What changed within a record ArrayRecord notices itself, by its hashes.
-    """
+    """Reads a record by its index, and checks its id; changed bytes ArrayRecord notices itself."""
     with _damage_named(place):
         records = builder.as_data_source(split, decoders=_ENCODED)
         if len(records) != len(ids):

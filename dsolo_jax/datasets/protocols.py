@@ -32,16 +32,14 @@ BACKGROUND = "background"
 class Protocol:
     """What is the benchmark's, not the method's.
 
-    Attributes:
-        short_side, long_side: working size of a picture in CLIP, pixels: the aspect ratio is kept,
-            the long side capped; mmsegmentation's scale (long_side, short_side).
-        vocabulary: one of `VOCABULARIES`.
-        background_rule: one of `BACKGROUND_RULES`.
-        probability_threshold: a pixel whose largest class probability is below it is background.
-        logit_scale: probabilities are softmax(logit_scale * cosine).
-        reduce_zero_label: the stored label 0 does not count and is no class; the others move down.
-        background_words: of class 0, separated by ", ", instead of the vocabulary's.
-        whole_picture: no sliding window. DSLO has none, nor has dsolo_jax; recorded with results.
+    short_side, long_side: working size of a picture in CLIP, pixels: the aspect ratio is kept, the
+        long side capped; mmsegmentation's scale (long_side, short_side).
+    vocabulary, background_rule: see `VOCABULARIES`, `BACKGROUND_RULES`.
+    probability_threshold: a pixel whose largest class probability is below it is background.
+    logit_scale: probabilities are softmax(logit_scale * cosine).
+    reduce_zero_label: the stored label 0 does not count and is no class; the others move down.
+    background_words: of class 0, separated by ", ", instead of the vocabulary's.
+    whole_picture: no sliding window. DSLO has none, nor has dsolo_jax; recorded with results.
     """
 
     short_side: int
@@ -56,21 +54,28 @@ class Protocol:
 
     def __post_init__(self):
         choose("vocabulary", self.vocabulary, VOCABULARIES)
-        choose("background rule", self.background_rule, BACKGROUND_RULES)
-        if self.background_rule.endswith("threshold") and self.probability_threshold is None:
+        rule, threshold = self.background_rule, self.probability_threshold
+        if not choose("background rule", rule, BACKGROUND_RULES).endswith("threshold"):
+            if threshold is not None:
+                raise ValueError(
+                    f"probability_threshold {threshold} is not used: the background rule is "
+                    f"{rule!r}; give --background_rule=threshold too"
+                )
+        elif threshold is None or not 0 < threshold < 1:
             raise ValueError(
-                f"background_rule is {self.background_rule!r}, which needs a "
-                "probability_threshold, such as 0.1"
+                f"background rule {rule!r} needs a probability_threshold between 0 and 1, such as "
+                f"0.1, found {threshold}"
             )
 
     def threshold(self, method: str) -> Threshold | None:
-        """The threshold the rule applies to scores of `method`."""
-        applies = self.background_rule == "threshold" or (
-            self.background_rule == "logits_threshold" and method == "logits"
+        """Gives the threshold that the rule applies to scores of `method`."""
+        of_logits, probability = (
+            self.background_rule.startswith("logits"),
+            self.probability_threshold,
         )
-        if not applies or self.probability_threshold is None:
+        if probability is None or (of_logits and method != "logits"):
             return None
-        return Threshold(self.probability_threshold, self.logit_scale)
+        return Threshold(probability, self.logit_scale)
 
 
 # fmt: off
@@ -94,7 +99,7 @@ _UNLISTED = ("miniature", "folder")
 
 
 def protocol(name: str, **changes: Any) -> Protocol:
-    """The benchmark's protocol, with `changes` of its fields that are not None.
+    """Gives the benchmark's protocol, with `changes` of its fields that are not None.
 
     A change of `reduce_zero_label` takes the class 0 away, or adds it, and the background rule with
     it, unless that is changed too.
@@ -111,30 +116,20 @@ def protocol(name: str, **changes: Any) -> Protocol:
     if changes.get("background_rule") in ("none", "words"):
         changes = {"probability_threshold": None} | changes
     chosen = dataclasses.replace(official, **changes)
-    if chosen.probability_threshold is not None and not 0 < chosen.probability_threshold < 1:
-        raise ValueError(
-            f"probability_threshold is {chosen.probability_threshold}, wanted a probability "
-            "between 0 and 1"
-        )
-    if chosen.background_rule in ("none", "words") and changes.get("probability_threshold"):
-        raise ValueError(
-            f"probability_threshold {chosen.probability_threshold} is not used: the background "
-            f"rule of {name} is {chosen.background_rule!r}; give --background_rule=threshold too"
-        )
     if name in _UNLISTED:
         return chosen
     [first, *_], _ = classes(name, chosen)
     if (first == BACKGROUND) == (chosen.background_rule == "none"):
+        way_out = "choose another" if first == BACKGROUND else "only 'none' does"
         raise ValueError(
             f"background rule {chosen.background_rule!r} does not fit {name}, whose class 0 is "
-            f"{first!r}; "
-            + ("choose another than 'none'" if first == BACKGROUND else "only 'none' does")
+            f"{first!r}; {way_out}"
         )
     return chosen
 
 
 def classes(name: str, protocol: Protocol) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Official names of a benchmark's classes, and the words of each, synonyms after ", ".
+    """Lists the official names of a benchmark's classes, and the words of each.
 
     Raises:
         ValueError: words for a background that is not there.

@@ -1,5 +1,6 @@
 """Writing so that nothing half-written stays behind."""
 
+import codecs
 import contextlib
 import errno
 import json
@@ -15,12 +16,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}")
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[None]:
-    """Lets the system's errors while writing name the file.
-
-    Raises:
-        OSError: naming `path` and what the system said, e.g. PermissionError on a read-only folder
-            or errno ENOSPC on a full disk.
-    """
+    """Lets the system's errors while writing name the file, as an OSError of the same errno."""
     try:
         yield
     except OSError as error:
@@ -32,12 +28,8 @@ def writing(path: str | os.PathLike) -> Iterator[None]:
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path beside `path`, renamed to `path` when the block ends well.
 
-    The temporary file has the suffix of `path`, so writers that go by the suffix see the right one.
-    When the block raises or is interrupted it is removed, and an older file at `path` is left as it
-    was. Missing folders above `path` are made.
-
-        with atomic("outputs/results.json") as temporary:
-            temporary.write_text(text)
+    It has the suffix of `path`. When the block raises or is interrupted it is removed, and an older
+    file at `path` is left as it was. Missing folders above `path` are made.
 
     Raises:
         OSError: naming `path`, see `writing`.
@@ -68,6 +60,20 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` as UTF-8, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Reads a text file: UTF-8, or UTF-16 where its byte order mark says so.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    data = Path(path).read_bytes()
+    utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return data.decode("utf-16" if utf_16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error}); save it as UTF-8") from error
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:

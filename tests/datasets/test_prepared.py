@@ -41,7 +41,6 @@ def test_what_is_prepared_is_what_the_files_hold(ade20k, tmp_path, level):
         assert example["labels"].dtype == np.int32
     summary = prepared.summary(ADE, tmp_path)
     assert summary.ids == {"validation": list(dataset.ids)}
-    assert len(summary.absent) == 1996 and summary.absent[0] == "ADE_val_00000005"
 
 
 def test_the_training_split_is_prepared_where_it_is(ade20k, tmp_path):
@@ -200,7 +199,7 @@ def test_a_killed_build_is_no_dataset_and_its_leftovers_go_with_the_next(ade20k,
 
 def test_a_folder_of_an_older_version_is_refused(tmp_path):
     (tmp_path / "ade20k" / "1.0.0").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"only 1\.0\.0, of another .*\n.*prepare"):
+    with pytest.raises(FileNotFoundError, match=r"only 1\.0\.0 of another .*\n.*prepare"):
         datasets.load("ade20k", tmp_path)
 
 

@@ -110,8 +110,12 @@ def test_reducing_the_zero_label_makes_one_of_a_pair_the_other():
         ("ade20k", {"background_rule": "words"}, "'words' does not fit ade20k.*'wall'"),
         ("ade20k", {"probability_threshold": 0.1}, "not used.*--background_rule=threshold"),
         ("voc20", {"background_words": "sky"}, "voc20 has no background.*'aeroplane'"),
-        ("voc21", {"probability_threshold": 1.5}, "1.5, wanted a probability"),
-        ("folder", {"background_rule": "threshold"}, "needs a probability_threshold"),
+        (
+            "voc21",
+            {"probability_threshold": 1.5},
+            "needs a probability_threshold between 0 and 1.* 1.5",
+        ),
+        ("folder", {"background_rule": "threshold"}, "needs a probability_threshold.*None"),
     ],
 )
 def test_what_does_not_fit_is_refused(name, changes, message):

@@ -1,18 +1,17 @@
 """The miniature world as a benchmark: drawn as it is read, so nothing is stored or downloaded."""
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Encoded
 from dsolo_jax.datasets.miniature.captions import captions
 from dsolo_jax.datasets.miniature.scenes import SPLITS, Scene, draw
 from dsolo_jax.datasets.miniature.words import CLASSES, NUM_STUFF, THINGS
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
+from dsolo_jax.images import encode_png
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.progress import progress
 
@@ -55,7 +54,9 @@ def load(
         scene = draw(seed, index, split=split)
         labels = _stored_labels(scene, split)
         name = f"{NAME} {split} {index} of seed {seed}"
-        return Encoded(_png(scene.image), _png(labels), f"{name} (picture)", f"{name} (labels)")
+        return Encoded(
+            encode_png(scene.image), encode_png(labels), f"{name} (picture)", f"{name} (labels)"
+        )
 
     return Dataset(
         name=NAME,
@@ -92,8 +93,8 @@ def prepare(data_dir: str | Path, seed: int = 0, *, overwrite: bool = False) -> 
             scene = draw(seed, index, split=split)
             yield {
                 "id": id,
-                "image": _png(scene.image),
-                "labels": _png(_stored_labels(scene, split)),
+                "image": encode_png(scene.image),
+                "labels": encode_png(_stored_labels(scene, split)),
                 "captions": captions(scene, np.random.default_rng((seed, number, index)), 4),
             }
 
@@ -117,10 +118,3 @@ def _stored_labels(scene: Scene, split: str) -> np.ndarray:
         if not item.seen:
             stored[scene.labels == item.index] += _UNSEEN
     return stored
-
-
-def _png(array: np.ndarray) -> bytes:
-    """A picture uint8 [H, W, 3] or label map uint8 [H, W] as a PNG's bytes."""
-    buffer = io.BytesIO()
-    Image.fromarray(array).save(buffer, format="PNG", compress_level=1)
-    return buffer.getvalue()
