@@ -33,13 +33,11 @@ def with_background(vocabulary: Vocabulary) -> Vocabulary:
 
 @dataclasses.dataclass(frozen=True)
 class Threshold:
-    """Class 0 is, besides its own pixels, where no query is probable: where the largest of
+    """Class 0 is, besides its own pixels, where the largest of
 
         P_q = exp(logit_scale s_q) / sum_q' exp(logit_scale s_q')
 
-    is below `probability`.
-
-    Source: prob_thd of NACLIP, SCLIP, ProxyCLIP and the others of the field.
+    is below `probability`. Source: prob_thd of NACLIP, SCLIP, ProxyCLIP and others.
     """
 
     probability: float
@@ -48,10 +46,9 @@ class Threshold:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Scores of queries in a pixel -> scores of classes there, the largest of which wins.
+    """Turns scores of queries in a pixel into scores of classes there, the largest of which wins.
 
-    query_class, num_classes: see `fold`.
-    threshold: of class 0.
+    query_class, num_classes: see `fold`. threshold: of class 0.
     """
 
     query_class: tuple[int, ...]
@@ -59,15 +56,14 @@ class Decision:
     threshold: Threshold
 
     def __call__(self, scores: Float[Array, "Q ..."]) -> Float[Array, "C ..."]:
-        """Folded, and the threshold t, in units of the scores, put under class 0:
+        """Folds the scores, and puts the threshold t, in their units, under class 0:
 
             s_c = max over the queries q of c of s_q
             t   = (log sum_q exp(logit_scale s_q) + log probability) / logit_scale
             s_0 <- max(s_0, t)
 
-        As log max_q P_q = logit_scale max_q s_q - log sum_q exp(logit_scale s_q), the largest
-        probability is below `probability` just where max_c s_c < t. There class 0 has t, the
-        largest score; everywhere else t is at most the largest score and changes no winner.
+        The largest probability is below `probability` just where max_c s_c < t. There class 0 has
+        the largest score, t; everywhere else t is at most the largest and changes no winner.
         """
         probability, scale = dataclasses.astuple(self.threshold)
         folded = fold(scores, np.array(self.query_class, np.int32), self.num_classes)
@@ -86,9 +82,8 @@ def decision(
     """
     if threshold is None:
         return words, None
-    if method == "logits":
-        alone = tuple(range(len(words.queries)))
-        decide = Decision(words.query_class, len(words.classes), threshold)
-        return Vocabulary(words.queries, words.queries, alone), decide
     classes = len(words.classes)
-    return words, Decision(tuple(range(classes)), classes, threshold)
+    if method != "logits":
+        return words, Decision(tuple(range(classes)), classes, threshold)
+    alone = Vocabulary(words.queries, words.queries, tuple(range(len(words.queries))))
+    return alone, Decision(words.query_class, classes, threshold)

@@ -7,30 +7,29 @@ dsolo segment DIR more.jpg --classes=... --output=OUTDIR
 import argparse
 import csv
 import io
+import itertools
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
 import numpy as np
-from jaxtyping import Int
 
 import dsolo_jax as dsolo
 from dsolo_jax import background, draw, images, vocabulary
 from dsolo_jax.datasets.classes import read_classes
-from dsolo_jax.datasets.folder import PICTURES
+from dsolo_jax.datasets.folder import PICTURES, by_stem, files_in
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
-from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.files import write_text
 from dsolo_jax.utils.progress import progress
 from dsolo_jax.vocabulary import Vocabulary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command; an error of the user's making is one message, not a traceback.
+    """Runs the command and returns its exit code: 0, or 1 where something could not be done.
 
-    Returns:
-        The exit code: 0, or 1 where something could not be done.
+    An error of the user's making is one message, not a traceback.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -57,11 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = segment.add_argument
     add("pictures", nargs="+", type=Path, help="pictures, or folders of them")
-    add(
-        "--classes",
-        required=True,
-        help="separated by ';', synonyms by ','; or a .txt file, one a line",
-    )
+    add("--classes", required=True, help="separated by ';', synonyms by ','; or a .txt file")
     add("--output", required=True, type=Path, help="a PNG, or a folder")
     add("--background", action="store_true", help="add a class for everything else")
     add("--preset", default="dslo_b16", help=f"one of: {', '.join(dsolo.PRESETS)}")
@@ -75,20 +70,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _segment(options: argparse.Namespace) -> int:
-    words = _words(options)
-    pictures = _pictures(options.pictures)
+    words, given = _words(options), options.pictures
+    found = (files_in(path, PICTURES, "pictures") if path.is_dir() else [path] for path in given)
+    pictures = list(itertools.chain.from_iterable(found))
     single = len(pictures) == 1 and options.output.suffix.lower() == ".png"
     if single:
         targets = {pictures[0]: options.output}
     else:
-        targets = _in_folder(pictures, options.output)
+        targets = {p: options.output / f"{stem}.png" for stem, p in by_stem(pictures).items()}
     for picture, target in targets.items():
         if target.exists() and target.samefile(picture):
             raise ValueError(f"--output would overwrite the picture {picture}; choose another")
-    todo = [
-        p for p, target in targets.items() if single or options.overwrite or not target.exists()
-    ]
-    failed = []
+    todo = [p for p, t in targets.items() if single or options.overwrite or not t.exists()]
     if todo:
         model = dsolo.load(
             options.preset,
@@ -97,24 +90,23 @@ def _segment(options: argparse.Namespace) -> int:
             readings=options.readings,
             graph=needs_graph(options.method),
         )
-    for picture in progress(todo, len(todo), "segment") if not single else todo:
+    failed = []
+    for picture in todo if single else progress(todo, len(todo), "segment"):
         try:
             pixels = images.read_image(picture)
             result = cast(dsolo.Result, dsolo.segment(model, pixels, words, options.method))
-            labels = result.labels
         except (OSError, ValueError) as error:
             if single:
                 raise
             failed.append(f"{picture}: {error}")
             continue
         if not single:  # before the overlay, by which a picture counts as done
-            images.write_png(_mask(targets[picture]), labels)
-        images.write_png(targets[picture], draw.overlay(pixels, labels, words.classes))
+            images.write_png(_mask(targets[picture]), result.labels)
+        images.write_png(targets[picture], draw.overlay(pixels, result.labels, words.classes))
     if single:
-        shares = _shares(labels, words)
-        for c in np.argsort(-shares, kind="stable"):
-            if shares[c]:
-                print(f"{words.classes[c]:30} {shares[c]:6.1%}")
+        shares = _shares(result.labels, words)
+        for c in np.argsort(-shares, kind="stable")[: np.count_nonzero(shares)]:
+            print(f"{words.classes[c]:30} {shares[c]:6.1%}")
         print(f"written to {options.output}")
         return 0
     _write_shares(options.output / "shares.csv", targets, words)
@@ -137,45 +129,15 @@ def _words(options: argparse.Namespace) -> Vocabulary:
     return background.with_background(words) if options.background else words
 
 
-def _pictures(paths: Sequence[Path]) -> list[Path]:
-    """The files named, and those of folders, which are not searched below."""
-    found = []
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = [p for p in sorted(path.iterdir()) if p.suffix.lower() in PICTURES]
-        if not inside:
-            raise ValueError(
-                f"no pictures in {path}: no file ends in {', '.join(sorted(PICTURES))}"
-            )
-        found += inside
-    return found
-
-
-def _in_folder(pictures: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The overlay of each picture, by its name without suffix."""
-    targets: dict[Path, Path] = {}
-    for picture in pictures:
-        target = folder / f"{picture.stem}.png"
-        other = next((p for p, t in targets.items() if t == target), None)
-        if other is not None:
-            raise ValueError(
-                f"{other} and {picture} would both be {target}; segment them into two folders"
-            )
-        targets[picture] = target
-    return targets
-
-
 def _mask(target: Path) -> Path:
     return target.parent / "masks" / target.name
 
 
-def _shares(labels: Int[np.ndarray, "H W"], words: Vocabulary) -> np.ndarray:
+def _shares(labels: np.ndarray, words: Vocabulary) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=len(words.classes)) / labels.size
 
 
-def _write_shares(path: Path, targets: dict[Path, Path], words: Vocabulary) -> None:
+def _write_shares(path: Path, targets: Mapping[Path, Path], words: Vocabulary) -> None:
     """One row a picture: the share of each class, of this run and of earlier ones."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -184,5 +146,4 @@ def _write_shares(path: Path, targets: dict[Path, Path], words: Vocabulary) -> N
         if target.exists():
             shares = _shares(images.read_labels(_mask(target)), words)
             writer.writerow([picture.name, *(f"{share:.6f}" for share in shares)])
-    with atomic(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    write_text(path, text.getvalue())

@@ -15,9 +15,8 @@ from dsolo_jax.images import resize
 def palette(num_classes: int) -> UInt8[np.ndarray, "C 3"]:
     """Gives each class a colour, always the same and, the first ones above all, far apart.
 
-    Each colour is the one farthest, in CIE Lab, from all before it, among the candidates of a grid
-    of RGB values that are neither dark, pale, greyish nor glaring (ours). 1200 at most;
-    beyond that they come round again.
+    Each is the one farthest, in CIE Lab, from all before it, among those of a grid of RGB values
+    that are neither dark, pale, greyish nor glaring (ours). Beyond 1200 they come round again.
     """
     return _colours()[np.arange(num_classes) % len(_colours())]
 
@@ -59,23 +58,14 @@ def overlay(
     image: UInt8[np.ndarray, "H W 3"],
     labels: Int[np.ndarray, "H W"],
     names: Sequence[str],
-    *,
-    opacity: float = 0.55,
 ) -> Image.Image:
     """Draws the picture under its classes' colours, and a legend of the classes present.
 
-    The legend names the classes by their share of the pixels, largest first, 24 at most. For
-    display, pictures whose longer side is below 480 pixels are enlarged by a whole factor (nearest
-    neighbour) and those above 1600 shrunk; the shares are those of the map as given.
-
-    Args:
-        image: the picture.
-        labels: an index into `names` for each pixel.
-        names: the classes, in label order.
-        opacity: weight of the colours, 0 (picture alone) to 1 (colours alone).
+    The legend names the classes by their share of the pixels, largest first, 24 at most. Pictures
+    whose longer side is below 480 pixels are shown enlarged, those above 1600 shrunk.
 
     Raises:
-        ValueError: sizes that differ, a label without a name, an opacity outside 0..1.
+        ValueError: sizes that differ, a label that is no index into `names`.
     """
     if labels.shape != image.shape[:2]:
         raise ValueError(
@@ -84,9 +74,6 @@ def overlay(
     if labels.min() < 0 or labels.max() >= len(names):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"labels hold {wrong}, wanted 0..{len(names) - 1} for {len(names)} names")
-    if not 0 <= opacity <= 1:
-        raise ValueError(f"opacity is {opacity}, wanted 0..1")
-
     colours = palette(len(names))
     counts = np.bincount(labels.ravel(), minlength=len(names))
     entries = [
@@ -97,7 +84,7 @@ def overlay(
     longest = max(labels.shape)
     factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
     picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
-    mixed = (1 - opacity) * picture + opacity * colours[shown]
+    mixed = (1 - _OPACITY) * picture + _OPACITY * colours[shown]
     mixed[_borders(shown)] = _BORDER
     drawn = Image.fromarray(np.round(mixed).astype(np.uint8))
     return _above_legend(drawn, entries, min(26, max(15, max(drawn.size) // 45)))
@@ -163,8 +150,9 @@ def panel(
     return _above_legend(canvas, entries, size)
 
 
+_OPACITY = 0.55  # of the classes' colours
 _SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
-_LEGEND_ENTRIES, _NAME_LETTERS = 24, 28
+_LEGEND_ENTRIES, _NAME_WIDTH = 24, 14  # in sizes of the font
 _BORDER = (255, 255, 255)
 _PAPER, _INK, _FAINT, _NAMELESS = (255, 255, 255), (34, 34, 34), (128, 128, 128), (24, 24, 24)
 
@@ -203,8 +191,11 @@ def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
     """A table read down its columns, as many as there is room for in `width`."""
     font = ImageFont.load_default(size)
     row, gap = round(1.6 * size), size
-    rows = [(_shortened(name), remark, colour) for name, remark, colour in entries]
-    rows, rest = rows[:_LEGEND_ENTRIES], len(rows) - _LEGEND_ENTRIES
+    rest = len(entries) - _LEGEND_ENTRIES
+    rows = [
+        (_fitting(" ".join(name.split()), font, _NAME_WIDTH * size), remark, colour)
+        for name, remark, colour in entries[:_LEGEND_ENTRIES]
+    ]
     name_width, remark_width = (
         max(math.ceil(font.getlength(text)) for text in texts)
         for texts in zip(*((name, remark) for name, remark, _ in rows), strict=True)
@@ -227,17 +218,12 @@ def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
     return canvas
 
 
-def _shortened(name: str) -> str:
-    name = " ".join(name.split())
-    return name if len(name) <= _NAME_LETTERS else name[: _NAME_LETTERS - 1].rstrip(" ,") + "…"
-
-
 def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
     """`text`, its middle left out where it is too wide."""
-    kept = len(text)
+    whole, kept = text, min(len(text), width)  # a letter is at least a pixel wide
     while kept > 2 and font.getlength(text) > width:
         kept -= 1
-        text = text[: kept // 2].rstrip("…") + "…" + text[len(text) - kept // 2 :].lstrip("…")
+        text = f"{whole[: kept // 2]}…{whole[len(whole) - kept // 2 :]}"
     return text
 
 

@@ -24,8 +24,8 @@ _INSTEAD = "give a local folder in the layout of transformers or diffusers inste
 def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INSTEAD) -> Path:
     """The local folder of a checkpoint: `source` itself, or the hub's snapshot of it.
 
-    Where the hub's main branch holds no safetensors, as with older checkpoints, the conversion that
-    the hub's own bot has left in a pull request is taken, as transformers does.
+    Where the hub's main branch holds no safetensors, the conversion that the hub's own bot has left
+    in a pull request is taken, as transformers does.
 
     Args:
         source: a folder, or a hub id "owner/name".
@@ -52,8 +52,7 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
         snapshot = Path(fetch())
         asked_for_weights = any(pattern.endswith(".safetensors") for pattern in files)
         if asked_for_weights and not any(snapshot.rglob("*.safetensors")):
-            if (converted := _conversion(name)) is not None:
-                snapshot = Path(fetch(revision=converted))
+            snapshot = Path(fetch(revision=_conversion(name)))
         return snapshot
     except hub_errors.GatedRepoError as error:
         raise PermissionError(
@@ -74,9 +73,8 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
 
 def _conversion(name: str) -> str | None:
     """The revision in which the hub's bot has converted a repository to safetensors."""
-    for discussion in huggingface_hub.get_repo_discussions(
+    discussions = huggingface_hub.get_repo_discussions(
         name, author="SFconvertbot", discussion_type="pull_request", discussion_status="open"
-    ):
-        if discussion.title == "Adding `safetensors` variant of this model":
-            return discussion.git_reference
-    return None
+    )
+    title = "Adding `safetensors` variant of this model"
+    return next((d.git_reference for d in discussions if d.title == title), None)

@@ -88,8 +88,7 @@ def resized_size(
 def resize(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """Brings `image` to `size` (height, width), by PIL's bilinear filter.
 
-    On the way down that averages what it drops, where mmseg's cv2.INTER_LINEAR reads 2 x 2 pixels
-    at any step and aliases. On the way up the two agree to rounding.
+    On the way down it averages what it drops; mmseg's cv2.INTER_LINEAR aliases.
     """
     if image.shape[:2] == tuple(size):
         return image
@@ -219,17 +218,11 @@ def _checked(image: np.ndarray) -> np.ndarray:
             f"image is a {type(image).__name__}, wanted a path, a PIL image or uint8 [H, W, 3]"
         )
     array = np.asarray(image)
-    shape = array.shape
-    if array.dtype == np.uint8 and array.ndim == 3 and shape[2] == 3 and array.size:
+    if array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and array.size:
         return array
-    hints = {
-        "for values in 0..1: (255 * image).round().astype(np.uint8)": array.dtype != np.uint8,
-        "for a grey picture: np.repeat(image[:, :, None], 3, axis=2)": array.ndim == 2,
-        "channels come last: image.transpose(1, 2, 0)": array.ndim == 3 and shape[0] == 3,
-        "for RGBA: PIL.Image.fromarray(image)": array.ndim == 3 and shape[2] == 4,
-        "one picture at a time, with at least one pixel": True,
-    }
-    hint = next(hint for hint, fits in hints.items() if fits)
     raise ValueError(
-        f"image is an array of {array.dtype} {list(shape)}, wanted uint8 [H, W, 3]; {hint}"
+        f"image is an array of {array.dtype} {list(array.shape)}, wanted uint8 [H, W, 3], one "
+        "picture at a time, at least one pixel; 0..1: (255 * image).round().astype(np.uint8), "
+        "grey: np.repeat(image[..., None], 3, axis=2), channels first: image.transpose(1, 2, 0), "
+        "RGBA: PIL.Image.fromarray(image)"
     )

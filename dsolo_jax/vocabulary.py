@@ -15,6 +15,7 @@ from dsolo_jax.utils import cache, fingerprint
 from dsolo_jax.utils.progress import progress
 
 _PROMPTS_PER_BATCH = 256
+_SILENT_BATCHES = 16  # 51 words in 80 templates, seconds of work; beyond them there is progress
 
 # Goes into every key: a change of what is kept, or of how it is made, is another number.
 _CACHED = "text 2"
@@ -35,10 +36,9 @@ class Vocabulary:
 
 
 def parse(classes: Sequence[str]) -> Vocabulary:
-    """One string a class, synonyms separated by ", ".
+    """Splits one string a class into its synonyms, separated by ", ".
 
-    The same word may be a synonym of two classes (the field's COCO-Object list has such a one); two
-    classes of the same first name could not be told apart.
+    Two classes may share a synonym, as in the field's COCO-Object list, but not their first name.
 
     Raises:
         ValueError: no classes, an empty name, or a name given twice.
@@ -48,16 +48,16 @@ def parse(classes: Sequence[str]) -> Vocabulary:
     synonyms = [[word.strip() for word in name.split(",")] for name in classes]
     if not synonyms:
         raise ValueError("no classes given; give at least one name, such as ['cat', 'sofa, couch']")
-    for name, words in zip(classes, synonyms, strict=True):
+    first_of: dict[str, int] = {}
+    for number, words in enumerate(synonyms):
+        name = ", ".join(words)
         if not all(words):
             raise ValueError(f"class {name!r} has an empty name; write it as 'sofa, couch'")
         if len(set(words)) < len(words):
             raise ValueError(f"class {name!r} names a synonym twice; name each once")
-    first_of: dict[str, int] = {}
-    for number, (name, *_) in enumerate(synonyms):
-        if first_of.setdefault(name, number) != number:
+        if first_of.setdefault(words[0], number) != number:
             raise ValueError(
-                f"class {name!r} is given twice, as number {first_of[name]} and {number}; "
+                f"class {words[0]!r} is given twice, as number {first_of[words[0]]} and {number}; "
                 "give each class once, or put another synonym first"
             )
     return Vocabulary(
@@ -70,7 +70,7 @@ def parse(classes: Sequence[str]) -> Vocabulary:
 def fold(
     scores: Float[Array, "Q ..."], query_class: Int[Array | np.ndarray, "Q"], num_classes: int
 ) -> Float[Array, "C ..."]:
-    """The largest score among a class's queries."""
+    """Takes the largest score among a class's queries."""
     return jax.ops.segment_max(scores, query_class, num_classes)
 
 
@@ -85,9 +85,7 @@ def embed(
 ) -> Float[np.ndarray, "Q D"]:
     """Embeds words: each prompt's embedding normalised, their mean over the templates, normalised.
 
-    Prompts are sorted by length and run in batches cut to their longest one: the text tower is
-    causal, so what is cut off could not have mattered. The result is kept on disk under a key of
-    the text tower's weights and config and the token ids.
+    The result is kept on disk under a key of the text tower's weights and config and the token ids.
 
     Args:
         queries: Q words.
@@ -109,8 +107,7 @@ def embed(
     key = fingerprint.of_strings(
         _CACHED, weights, repr(config.text), f"{len(templates)} {ids.shape}", ids.tobytes().hex()
     )
-    shape = len(queries), config.projection_dim
-    found = cache.load(f"text/{key}.npy", shape)
+    found = cache.load(f"text/{key}.npy", (len(queries), config.projection_dim))
     if found is not None:
         return found
 
@@ -118,10 +115,11 @@ def embed(
     shortest_first = np.argsort(lengths, kind="stable")
     starts = range(0, len(texts), _PROMPTS_PER_BATCH)
     vectors = np.empty((len(texts), config.projection_dim), np.float32)
-    for start in progress(starts, len(starts), "text", unit="batches"):
+    shown = progress(starts, len(starts), "text", unit="batches")
+    for start in shown if len(starts) > _SILENT_BATCHES else starts:
         batch = shortest_first[start : start + _PROMPTS_PER_BATCH]
-        # Lengths go up in eights, and a short batch is filled up with its last prompt, so that few
-        # shapes are compiled.
+        # Cut to the longest prompt: the text tower is causal. Lengths go up in eights, and a short
+        # batch is filled up with its last prompt, so that few shapes are compiled.
         length = min(-(-lengths[batch].max() // 8) * 8, ids.shape[1])
         rows = min(_PROMPTS_PER_BATCH, -(-len(batch) // 16) * 16)
         padded = np.pad(ids[batch, :length], ((0, rows - len(batch)), (0, 0)), mode="edge")

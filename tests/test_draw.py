@@ -47,8 +47,8 @@ def test_overlay_mixes_the_colours_and_draws_borders():
     labels = np.zeros((500, 500), np.int32)
     labels[:, 250:] = 2
     colours = draw.palette(3).astype(float)
-    drawn = np.asarray(draw.overlay(image, labels, ["a", "b", "c"], opacity=0.4))
-    expected = 0.6 * image + 0.4 * colours[labels]
+    drawn = np.asarray(draw.overlay(image, labels, ["a", "b", "c"]))
+    expected = 0.45 * image + 0.55 * colours[labels]
     inside = np.ones(500, bool)
     inside[249] = False
     np.testing.assert_allclose(drawn[:500, inside], expected[:, inside], atol=0.51)
@@ -86,8 +86,6 @@ def test_overlay_names_what_does_not_fit():
         draw.overlay(image, labels[:2], ["a"])
     with pytest.raises(ValueError, match=r"labels hold 1, wanted 0\.\.0 for 1 names"):
         draw.overlay(image, labels + 1, ["a"])
-    with pytest.raises(ValueError, match=r"opacity is 1\.5"):
-        draw.overlay(image, labels, ["a"], opacity=1.5)
 
 
 # ---- panels --------------------------------------------------------------------------------------

@@ -80,11 +80,7 @@ class Benchmark:
     label_tables: Mapping[str, Mapping[int, int]]
 
     def label_table(self, coding: str, protocol: Protocol) -> dict[int, int]:
-        """Each stored value -> class index, or `IGNORE`.
-
-        Raises:
-            ValueError: label maps of a coding that this benchmark cannot be had from.
-        """
+        """Maps each stored value to a class index, or `IGNORE`; ValueError for another coding."""
         if coding not in self.label_tables:
             raise ValueError(
                 f"{self.name} cannot be had from {coding} label maps, which hold too little; "
@@ -141,11 +137,8 @@ class Dataset:
 def decode(
     encoded: Encoded, table: Mapping[int, int], hint: str
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"], Int[np.ndarray, "H W"]]:
-    """Decodes an example: its picture, its label map as stored and by `table`.
-
-    Raises:
-        ValueError: a part that does not decode, sizes that differ, a value not in the table.
-    """
+    """Decodes an example: its picture, its label map as stored and by `table`; ValueError for a
+    part that does not decode, sizes that differ, a value that is not in the table."""
     image = decode_image(encoded.image, encoded.image_name)
     stored = decode_labels(encoded.labels, encoded.labels_name)
     if stored.shape != image.shape[:2]:

@@ -21,11 +21,8 @@ def _find(source: Path, labels: str | None) -> Found:
         return layouts.place(root, places, f"{name}/val", "Cityscapes", _ORIGIN) / name / "val"
 
     gt = part("gtFine")
-    coding, files = layouts.choose_labels(
-        "Cityscapes",
-        labels,
-        {name: [layouts.scan(gt, f"_gtFine_{name}.png", "*/*")] for name in _LABEL_TABLES},
-    )
+    maps = {name: [layouts.scan(gt, f"_gtFine_{name}.png", "*/*")] for name in _LABEL_TABLES}
+    coding, files = layouts.choose_labels("Cityscapes", labels, maps)
     images = layouts.scan(part("leftImg8bit"), "_leftImg8bit.png", "*/*")
     pairs = layouts.paired(images, files)
     return Found(coding, {"validation": pairs}, {"validation": _COUNT})

@@ -20,20 +20,15 @@ def _find(source: Path, labels: str | None) -> Found:
     places = ("images", "coco/images", "coco_stuff164k/images", "coco", ".")
     pictures = layouts.place(source, places, "val2017", "COCO val2017", _ORIGIN)
     root = pictures.parent if pictures.name == "images" else pictures
-    folders = [
-        root / name / "val2017"
-        for name in ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017", ".")
-    ]
-    coding, files = layouts.choose_labels(
-        "COCO val2017",
-        labels,
-        {
-            # The digits keep the converted maps in the same folder apart.
-            "stuffthingmaps": [layouts.scan(f, ".png", "[0-9]*[0-9]") for f in folders],
-            "labelTrainIds": [layouts.scan(f, "_labelTrainIds.png") for f in folders],
-            "instanceTrainIds": [layouts.scan(f, "_instanceTrainIds.png") for f in folders],
-        },
-    )
+    names = ("annotations", "stuffthingmaps", "stuffthingmaps_trainval2017", ".")
+    folders = [root / name / "val2017" for name in names]
+    maps = {
+        # The digits keep the converted maps in the same folder apart.
+        "stuffthingmaps": [layouts.scan(f, ".png", "[0-9]*[0-9]") for f in folders],
+        "labelTrainIds": [layouts.scan(f, "_labelTrainIds.png") for f in folders],
+        "instanceTrainIds": [layouts.scan(f, "_instanceTrainIds.png") for f in folders],
+    }
+    coding, files = layouts.choose_labels("COCO val2017", labels, maps)
     pairs = layouts.paired(layouts.scan(pictures / "val2017", ".jpg"), files)
     return Found(coding, {"validation": pairs}, {"validation": _COUNT})
 

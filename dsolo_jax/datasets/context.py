@@ -27,16 +27,12 @@ def _find(source: Path, labels: str | None) -> Found:
     """`source` is VOC2010, VOCdevkit or the folder that lies in."""
     places = ("VOC2010", "VOCdevkit/VOC2010", ".")
     root = layouts.place(source, places, "JPEGImages", "PASCAL Context", _ORIGIN)
-    coding, files = layouts.choose_labels(
-        "PASCAL Context",
-        labels,
-        {
-            "SegmentationClassContext": [layouts.scan(root / "SegmentationClassContext", ".png")],
-            "detail": [
-                layouts.scan(folder / "trainval", ".mat") for folder in (root, source, root.parent)
-            ],
-        },
-    )
+    above = (root, source, root.parent)
+    maps = {
+        "SegmentationClassContext": [layouts.scan(root / "SegmentationClassContext", ".png")],
+        "detail": [layouts.scan(folder / "trainval", ".mat") for folder in above],
+    }
+    coding, files = layouts.choose_labels("PASCAL Context", labels, maps)
     for path in (files.folder / "labels.txt", files.folder.parent / "labels.txt"):
         if coding == "detail" and path.is_file():
             _check_names(path)

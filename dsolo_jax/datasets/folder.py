@@ -1,5 +1,6 @@
 """A dataset of one's own: a folder of pictures, a folder of index PNGs, a class file."""
 
+from collections.abc import Iterable, Set
 from pathlib import Path
 
 from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Pair
@@ -41,8 +42,8 @@ def load_folder(
             does not decode, sizes that differ, a stored value outside the classes.
     """
     words = read_classes(classes)
-    pictures = _by_stem(images, PICTURES, "pictures")
-    maps = _by_stem(labels, {".png"}, "labels")
+    pictures = by_stem(files_in(images, PICTURES, "pictures"))
+    maps = by_stem(files_in(labels, {".png"}, "labels"))
     missing = [f"{stem}.png" for stem in pictures if stem not in maps]
     if missing:
         raise FileNotFoundError(
@@ -67,21 +68,26 @@ def load_folder(
     )
 
 
-def _by_stem(folder: str | Path, suffixes: set[str], what: str) -> dict[str, Path]:
+def files_in(folder: str | Path, suffixes: Set[str], what: str) -> list[Path]:
+    """Lists the files of a folder that end so, not those below or hidden; an error if none does."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder of {what} at {folder}")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir(), key=lambda path: (path.stem, path.suffix)):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        if path.stem in found:
-            raise ValueError(
-                f"{found[path.stem].name} and {path.name} in {folder} have one name, wanted one "
-                "file a stem; pictures and labels belong in folders of their own"
-            )
-        found[path.stem] = path
-    if not found:
+    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in suffixes]
+    shown = [path for path in files if not path.name.startswith(".")]
+    if not shown:
         endings = ", ".join(sorted(suffixes))
         raise FileNotFoundError(f"no {what} in {folder}: no file ends in {endings}")
+    return shown
+
+
+def by_stem(files: Iterable[Path]) -> dict[str, Path]:
+    """Sorts files by their names without suffix; ValueError where two have the same."""
+    found: dict[str, Path] = {}
+    for path in sorted(files, key=lambda path: path.stem):
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise ValueError(
+                f"{other} and {path} have one name but for the suffix, and would be taken for one "
+                "another; keep them in two folders"
+            )
     return found

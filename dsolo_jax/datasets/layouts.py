@@ -46,14 +46,10 @@ def place(source: Path, places: Sequence[str], inside: str, what: str, origin: s
 def choose_labels(
     what: str, wanted: str | None, candidates: Mapping[str, Sequence[Files]]
 ) -> tuple[str, Files]:
-    """The label maps called `wanted`, or the first there are: their coding and their files.
+    """The label maps of the coding `wanted`, or the first there are: their coding and their files.
 
     Args:
         candidates: of each coding, where its files may lie.
-
-    Raises:
-        ValueError: an unknown coding.
-        FileNotFoundError: none of the files.
     """
     codings = candidates if wanted is None else [choose(f"labels of {what}", wanted, candidates)]
     for coding in codings:

@@ -1,8 +1,7 @@
 """Benchmarks as TFDS datasets: built once from the official files, read at random access.
 
-TFDS writes and reads ArrayRecord files without TensorFlow: `tfds.builder_from_directory` reads a
-prepared folder. Pictures and label maps are stored as the bytes of the official files and decoded
-by `dsolo_jax.images`, one decoder for everything.
+TFDS needs no TensorFlow for ArrayRecord files; `tfds.builder_from_directory` reads what it wrote.
+Pictures and label maps are stored as the bytes of their files, and decoded by `dsolo_jax.images`.
 """
 
 import contextlib
@@ -95,13 +94,11 @@ def summary(benchmark: Benchmark, data_dir: Path) -> Summary:
 
 
 def load(benchmark: Benchmark, data_dir: Path, split: str, protocol: Protocol) -> Dataset:
-    """A split of a prepared benchmark.
+    """Reads a split of a prepared benchmark.
 
     Raises:
-        FileNotFoundError: not prepared in `data_dir`, or by an older version; the message holds the
-            command that does it.
-        ValueError: a split that was not there when it was prepared; label maps that the benchmark
-            cannot be had from; the folder is damaged.
+        FileNotFoundError: not prepared in `data_dir`, or by an older version.
+        ValueError: no such split; label maps that the benchmark cannot be had from; damage.
     """
     place = directory(benchmark, data_dir)
     if not place.is_dir():
@@ -175,8 +172,8 @@ def build(
 ) -> None:
     """Writes a TFDS dataset at `place`, a path that ends in name / `VERSION`.
 
-    Built beside its place, read back and moved there when whole: until then an older one stays.
-    What a killed build of the same name has left is removed.
+    It is built beside its place, read back and moved there when whole; what a killed build of the
+    same name has left is removed.
 
     Args:
         splits: of each, the examples dict(id, image, labels), the latter two as encoded files.

@@ -39,7 +39,6 @@ class Protocol:
     logit_scale: probabilities are softmax(logit_scale * cosine).
     reduce_zero_label: the stored label 0 does not count and is no class; the others move down.
     background_words: of class 0, separated by ", ", instead of the vocabulary's.
-    whole_picture: no sliding window. DSLO has none, nor has dsolo_jax; recorded with results.
     """
 
     short_side: int
@@ -50,7 +49,6 @@ class Protocol:
     logit_scale: float
     reduce_zero_label: bool
     background_words: str | None = None
-    whole_picture: bool = dataclasses.field(default=True, init=False)
 
     def __post_init__(self):
         choose("vocabulary", self.vocabulary, VOCABULARIES)
@@ -69,13 +67,10 @@ class Protocol:
 
     def threshold(self, method: str) -> Threshold | None:
         """Gives the threshold that the rule applies to scores of `method`."""
-        of_logits, probability = (
-            self.background_rule.startswith("logits"),
-            self.probability_threshold,
-        )
-        if probability is None or (of_logits and method != "logits"):
-            return None
-        return Threshold(probability, self.logit_scale)
+        probability = self.probability_threshold
+        if self.background_rule == "logits_threshold" and method != "logits":
+            probability = None
+        return None if probability is None else Threshold(probability, self.logit_scale)
 
 
 # fmt: off
@@ -120,20 +115,16 @@ def protocol(name: str, **changes: Any) -> Protocol:
         return chosen
     [first, *_], _ = classes(name, chosen)
     if (first == BACKGROUND) == (chosen.background_rule == "none"):
-        way_out = "choose another" if first == BACKGROUND else "only 'none' does"
         raise ValueError(
             f"background rule {chosen.background_rule!r} does not fit {name}, whose class 0 is "
-            f"{first!r}; {way_out}"
+            f"{first!r}: 'none' is for classes without {BACKGROUND!r}, and the others with it"
         )
     return chosen
 
 
 def classes(name: str, protocol: Protocol) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Lists the official names of a benchmark's classes, and the words of each.
-
-    Raises:
-        ValueError: words for a background that is not there.
-    """
+    """Lists the official names of a benchmark's classes, and the words of each; ValueError where
+    words are given for a background that is not there."""
     names, words = _listed(name, "plain"), _listed(name, protocol.vocabulary)
     reduced = PROTOCOLS[name].reduce_zero_label
     if protocol.reduce_zero_label and not reduced:

@@ -16,11 +16,8 @@ def _find(source: Path, labels: str | None) -> Found:
     """`source` is VOC2012, VOCdevkit or the folder that lies in; mmsegmentation's are the same."""
     places = ("VOC2012", "VOCdevkit/VOC2012", ".")
     root = layouts.place(source, places, "JPEGImages", "PASCAL VOC 2012", _ORIGIN)
-    coding, files = layouts.choose_labels(
-        "PASCAL VOC 2012",
-        labels,
-        {name: [layouts.scan(root / name, ".png")] for name in _LABEL_TABLES},
-    )
+    maps = {name: [layouts.scan(root / name, ".png")] for name in _LABEL_TABLES}
+    coding, files = layouts.choose_labels("PASCAL VOC 2012", labels, maps)
     ids = layouts.listed(root / "ImageSets" / "Segmentation" / "val.txt", _ORIGIN)
     pairs = layouts.paired(layouts.scan(root / "JPEGImages", ".jpg"), files, ids)
     return Found(coding, {"validation": pairs}, {"validation": _COUNT})

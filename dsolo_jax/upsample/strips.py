@@ -124,10 +124,7 @@ def scores(
     form: str = "kopf",
     decide: Decide | None = None,
 ) -> Float[np.ndarray, "K H W"]:
-    """Upsamples as `joint_bilateral` does, then `decide`; fetched strip by strip, no derivative.
-
-    Arguments and errors are those of `labels`.
-    """
+    """Upsamples as `joint_bilateral` does, then `decide`; arguments and errors as of `labels`."""
     kernel = Kernel(form, spatial_sigma, range_sigma)
     H, W, _ = pixels.shape
     whole = np.empty((0, H * W), np.float32)

@@ -60,7 +60,7 @@ class Tiles(NamedTuple):
 
 
 # W[p, q] = B[p, q]
-def _bilinear(tiles: Tiles) -> Float[Array, "n T*T P"]:
+def _bilinear(tiles: Tiles) -> Float[Array, "n t P"]:
     (h, w), (H, W), (row, column) = tiles.grid, tiles.size, tiles.cell
     vertical = _triangle(tiles.rows, row[:, None], tiles.taps, h, H)  # [n, P, T]
     horizontal = _triangle(tiles.columns, column[:, None], tiles.taps, w, W)
@@ -69,7 +69,7 @@ def _bilinear(tiles: Tiles) -> Float[Array, "n T*T P"]:
 
 # W[p, q] = g(p↓ - q, spatial) g(G_p - G_q, range)    over |p↓ - q| <= 3 spatial,
 #           G_q at the pixel that holds the centre of patch q
-def _kopf(tiles: Tiles) -> Float[Array, "n T*T P"]:
+def _kopf(tiles: Tiles) -> Float[Array, "n t P"]:
     (h, w), (H, W), (row, column) = tiles.grid, tiles.size, tiles.cell
     taps = tiles.taps[:, None]
     dy = _from_centre(tiles.rows, row[:, None], h, H)[:, None] - taps  # [n, T, P]
@@ -92,7 +92,7 @@ def _kopf(tiles: Tiles) -> Float[Array, "n T*T P"]:
 
 # W[p, q] = sum_p' g(p↓ - p'↓, spatial) g(G_p - G_p', range) B[p', q]
 #           over the pixels p' of the picture with |p↓ - p'↓| <= 3 spatial
-def _dense(tiles: Tiles) -> Float[Array, "n T*T P"]:
+def _dense(tiles: Tiles) -> Float[Array, "n t P"]:
     (h, w), (H, W), (row, column) = tiles.grid, tiles.size, tiles.cell
     taps, T, (n, P) = tiles.taps, len(tiles.taps), tiles.rows.shape
     # The window in pixels, up to one too far: the disc decides.
@@ -146,14 +146,14 @@ def _dense(tiles: Tiles) -> Float[Array, "n T*T P"]:
 
 # Of each form: spatial sigma -> R, the window being 2 R + 1 taps wide, and its weights. A pixel
 # lies within 1/2 of its cell's centre, a disc 3 sigma around it, a triangle 1 beyond.
-FORMS: dict[str, tuple[Callable[[float], int], Callable[[Tiles], Float[Array, "n T*T P"]]]] = {
+FORMS: dict[str, tuple[Callable[[float], int], Callable[[Tiles], Float[Array, "n t P"]]]] = {
     "bilinear": (lambda sigma: 1, _bilinear),
     "kopf": (lambda sigma: math.floor(3 * sigma + 0.5), _kopf),
     "dense": (lambda sigma: math.ceil(3 * sigma + 0.5), _dense),
 }
 
 
-def _flat(weights: Float[Array, "n T T P"]) -> Float[Array, "n T*T P"]:
+def _flat(weights: Float[Array, "n T T P"]) -> Float[Array, "n t P"]:
     return weights.reshape(len(weights), -1, weights.shape[-1])
 
 

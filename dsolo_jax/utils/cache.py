@@ -8,6 +8,7 @@ import functools
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -16,11 +17,7 @@ from dsolo_jax.utils.files import atomic
 
 
 def directory() -> Path:
-    """`$DSOLO_CACHE`, or `~/.cache/dsolo_jax`.
-
-    Raises:
-        RuntimeError: there is no home to be found.
-    """
+    """Gives `$DSOLO_CACHE`, or `~/.cache/dsolo_jax`; RuntimeError where there is no home."""
     chosen = os.environ.get("DSOLO_CACHE")
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "dsolo_jax"
 
@@ -51,13 +48,12 @@ def keep_compilations() -> None:
 
     Small programs are kept too: a process that starts with all of them waits for none.
     """
-    if jax.config.jax_compilation_cache_dir is not None:  # type: ignore[attr-defined]
-        return
-    if not jax.config.jax_enable_compilation_cache:  # type: ignore[attr-defined]
+    config: Any = jax.config  # its fields have no types
+    if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     try:
-        jax.config.update("jax_compilation_cache_dir", str(_private("xla")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        config.update("jax_compilation_cache_dir", str(_private("xla")))
+        config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     except (OSError, RuntimeError) as error:
         _warn(str(error))
 

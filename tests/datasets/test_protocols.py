@@ -25,7 +25,7 @@ def test_the_table_is_the_published_one():
         ours = protocol(name)
         assert (ours.short_side, ours.probability_threshold) == (short_side, threshold)
         assert (ours.long_side, ours.logit_scale, ours.vocabulary) == (2048, 40, "naclip")
-        assert ours.reduce_zero_label == reduce and ours.whole_picture
+        assert ours.reduce_zero_label == reduce
 
 
 def test_the_threshold_is_of_logits_unless_asked_for():
@@ -51,7 +51,7 @@ def test_every_value_can_be_overridden():
     }
     changed = dataclasses.asdict(protocol("coco_object", **changes))
     assert changes.items() <= changed.items()
-    assert set(changes) | {"reduce_zero_label", "whole_picture"} == set(changed)
+    assert set(changes) | {"reduce_zero_label"} == set(changed)
     assert protocol("coco_object", **dict.fromkeys(changes)) == PROTOCOLS["coco_object"]
 
 
@@ -67,9 +67,7 @@ def test_every_value_can_be_overridden():
 )
 def test_a_record_gives_the_protocol_back(name, changes):
     chosen = protocol(name, **changes)
-    record = dataclasses.asdict(chosen)
-    assert record.pop("whole_picture")
-    assert protocol(name, **record) == chosen
+    assert protocol(name, **dataclasses.asdict(chosen)) == chosen
 
 
 def test_background_words_are_those_of_class_0():
