@@ -30,25 +30,17 @@ Params = dict[str, Any]
 # ------------------------------------------------------------------------- finding and reading
 
 
-class WeightFiles(NamedTuple):
-    """The names under which transformers and diffusers keep a model's weights.
+def weight_files(stem: str = "model", variant: str = "") -> tuple[str, str, str]:
+    """Names the files in which transformers and diffusers keep a model's weights.
 
-    single: all of them in one file, otherwise
-    shard_index: the JSON object that names the file of each, and
-    shards: a pattern of those files.
-    """
+    Args:
+        variant: of those kept several times "fp16" is in float16, "" the plain one.
 
-    single: str
-    shard_index: str
-    shards: str
-
-
-def weight_files(stem: str = "model", variant: str = "") -> WeightFiles:
-    """Names the files of weights; of those kept several times "fp16" is the variant in float16,
-    "" the plain one.
+    Returns:
+        The file of all, or the JSON object that names the file of each and a pattern of those.
     """
     dotted = f".{variant}" if variant else ""
-    return WeightFiles(
+    return (
         f"{stem}{dotted}.safetensors",
         f"{stem}.safetensors.index{dotted}.json",
         f"{stem}{dotted}-*.safetensors",
@@ -57,8 +49,7 @@ def weight_files(stem: str = "model", variant: str = "") -> WeightFiles:
 
 def has_tensors(directory: Path, stem: str = "model", variant: str = "") -> bool:
     """Says whether a folder holds these weights, or the index of their shards."""
-    files = weight_files(stem, variant)
-    return (directory / files.single).is_file() or (directory / files.shard_index).is_file()
+    return any((directory / name).is_file() for name in weight_files(stem, variant)[:2])
 
 
 def read_tensors(
@@ -98,7 +89,7 @@ def read_tensors(
 def _tensor_files(directory: Path, stem: str, variants: Sequence[str]) -> list[Path]:
     variant = next((v for v in variants if has_tensors(directory, stem, v)), None)
     if variant is None:
-        wanted = " or ".join(weight_files(stem, v).single for v in variants)
+        wanted = " or ".join(weight_files(stem, v)[0] for v in variants)
         suffixes = (".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5")
         others = sorted(p.name for p in directory.iterdir() if p.suffix in suffixes)
         found = f", only {', '.join(others)}" if others else ""
@@ -107,10 +98,9 @@ def _tensor_files(directory: Path, stem: str, variants: Sequence[str]) -> list[P
             "where the library that wrote it is installed: "
             "from_pretrained(...).save_pretrained(folder, safe_serialization=True)"
         )
-    files = weight_files(stem, variant)
-    if (directory / files.single).is_file():
-        return [directory / files.single]
-    index = directory / files.shard_index
+    single, index, _ = (directory / name for name in weight_files(stem, variant))
+    if single.is_file():
+        return [single]
     try:
         names = sorted({Path(name).name for name in read_json(index)["weight_map"].values()})
     except (KeyError, AttributeError, TypeError) as error:
@@ -194,6 +184,15 @@ def layer(source: str, target: str, transform: Transform = linear) -> tuple[Row,
     )
 
 
+def rows(source: str, target: str, names: Mapping[str, str]) -> tuple[Row, ...]:
+    """Rows of the norms and linear maps of a block, by their names there and here."""
+    return tuple(
+        row
+        for theirs, ours in names.items()
+        for row in (norm if "norm" in ours else layer)(f"{source}.{theirs}", f"{target}/{ours}")
+    )
+
+
 # {"a": {"b": leaf}} -> {"a/b": leaf}, and back.
 flatten: Callable[[Mapping[str, Any]], dict[str, Any]] = partial(flatten_dict, sep="/")
 unflatten: Callable[[Mapping[str, Any]], Params] = partial(unflatten_dict, sep="/")
@@ -201,7 +200,7 @@ unflatten: Callable[[Mapping[str, Any]], Params] = partial(unflatten_dict, sep="
 
 def load(
     directory: Path,
-    rows: Iterable[Row],
+    table: Iterable[Row],
     shapes: Mapping[str, Any],
     dtype: DTypeLike | None,
     *,
@@ -214,12 +213,12 @@ def load(
     Arguments and errors are those of `read_tensors`, `convert` and `cast`.
     """
     tensors = read_tensors(directory, stem, variants, ignore)
-    return cast(convert(tensors, rows, shapes, source=directory), dtype)
+    return cast(convert(tensors, table, shapes, source=directory), dtype)
 
 
 def convert(
     tensors: Mapping[str, np.ndarray],
-    rows: Iterable[Row],
+    table: Iterable[Row],
     shapes: Mapping[str, Any],
     *,
     source: str | os.PathLike = "checkpoint",
@@ -228,7 +227,7 @@ def convert(
 
     Args:
         tensors: the checkpoint, name -> array.
-        rows: the conversion table.
+        table: its conversion, row by row.
         shapes: the tree wanted, of anything with a `shape`, e.g. from `jax.eval_shape`.
         source: what the error calls the checkpoint.
 
@@ -237,13 +236,13 @@ def convert(
             every array that is not of floating point or holds what is not finite: the checkpoint is
             of another architecture, or damaged.
     """
-    rows = tuple(rows)
+    table = tuple(table)
     wanted = {path: tuple(leaf.shape) for path, leaf in flatten(shapes).items()}
     filled: dict[str, np.ndarray] = {}
     problems = []
     for name, tensor in tensors.items():
         path, transform = next(
-            ((path, row.transform) for row in rows if (path := row.convert(name)) in wanted),
+            ((path, row.transform) for row in table if (path := row.convert(name)) in wanted),
             (None, same),
         )
         if path is None:
@@ -261,7 +260,7 @@ def convert(
         elif fault := _fault(tensor):
             problems.append(f"{fault}: {name} {tensor.shape}")
     for path in wanted.keys() - filled.keys():
-        named = next(filter(None, (row.export(path) for row in rows)), "nothing")
+        named = next(filter(None, (row.export(path) for row in table)), "nothing")
         problems.append(f"missing: {named}, for {path} {wanted[path]}")
     if problems:
         raise ValueError(
@@ -296,16 +295,16 @@ def cast(tree: Mapping[str, Any], dtype: DTypeLike | None) -> Params:
     return unflatten({path: leaf(path, value) for path, value in flatten(tree).items()})
 
 
-def export(params: Mapping[str, Any], rows: Iterable[Row]) -> dict[str, np.ndarray]:
+def export(params: Mapping[str, Any], table: Iterable[Row]) -> dict[str, np.ndarray]:
     """Names a tree's arrays as the checkpoint does, the inverse of `convert`: name -> array.
 
     Raises:
         ValueError: listing every path of the tree without a row.
     """
-    rows, unknown = tuple(rows), []
+    table, unknown = tuple(table), []
     tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten(params).items():
-        row = next((row for row in rows if row.export(path)), None)
+        row = next((row for row in table if row.export(path)), None)
         if row is None:
             unknown.append(path)
         else:

@@ -17,7 +17,6 @@ from dsolo_jax.solver.velocity import CRITERIA
 from dsolo_jax.upsample import FORMS
 from dsolo_jax.utils.checks import choose
 
-
 # "largest" is the paper's wording, argmax over classes of the discrepancy. It holds where a map is
 # small on its own class, as CLIP's unmodified maps are reported to be. "smallest" is for maps that
 # are the right way up (docs/method.md, "which sign").

@@ -4,7 +4,7 @@ Letters: B batch, N patches, P patch size, n queries, m keys, S tokens, K heads,
 W width. All is ordinary JAX and has derivatives, forward and reverse, in every float argument.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -14,8 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-Heads = Float[Array, "B K S d"]
+# S differs between a query and its keys.
+Heads = Float[Array, "B K _ d"]
 Bias = Float[Array, "B 1 #S S"]
+Weights = tuple[tuple[str, float], ...]  # name of a layer, its weight
 
 # Logits of one block of queries in `by_rows`. On CPU they should not leave the caches by much
 # (32 MiB in float32 were best of 1 to 512); accelerators want large products (1 GiB).
@@ -51,7 +53,7 @@ def precision(weight: Float[Array, "..."]) -> Any:
 
 def patchify(
     pixels: Float[Array | np.ndarray, "B H W 3"], patch_size: int
-) -> Float[Array | np.ndarray, "B N P*P*3"]:
+) -> Float[Array | np.ndarray, "B N K"]:
     """Cuts pictures into flat patches, in raster order.
 
     Raises:
@@ -72,6 +74,18 @@ def patchify(
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(b, h * w, -1)
 
 
+@partial(jax.jit, static_argnames=("tower", "method", "static"))
+def apply(tower: nn.Module, params: Any, *arrays: Array, method="__call__", static=()) -> Any:
+    """Runs a tower that has `positions` on arrays, and on what is no array."""
+    with precision(params["positions"]):
+        return tower.apply({"params": params}, *arrays, *static, method=method)
+
+
+def parameter_shapes(module: nn.Module, *arrays: Any, **options: Any) -> dict[str, Any]:
+    """Gives the tree of a module's parameters, as `jax.ShapeDtypeStruct`s, when called so."""
+    return jax.eval_shape(partial(module.init, **options), jax.random.key(0), *arrays)["params"]
+
+
 # --------------------------------------------------------------------------------- attention
 
 
@@ -80,23 +94,16 @@ def hidden(visible: Bool[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(visible, jnp.float32(0), jnp.finfo(jnp.float32).min / 2)
 
 
-def logits(
-    query: Float[Array, "B K n d"],
-    key: Float[Array, "B K m d"],
-    bias: Float[Array, "#B #K #n m"] | float = 0.0,
-) -> Float[Array, "B K n m"]:
-    """Computes query keyᵀ / √d + bias, in float32."""
-    query = query * query.shape[-1] ** -0.5
-    return jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) + bias
-
-
 def _exponentials(
     query: Float[Array, "B K n d"],
     key: Float[Array, "B K m d"],
     bias: Float[Array, "#B #K #n m"] | float = 0.0,
 ) -> tuple[Float[Array, "B K n m"], Float[Array, "B K n 1"]]:
-    """The softmax of the logits before its division, and what it is to be divided by."""
-    scores = logits(query, key, bias)
+    """The softmax of query keyᵀ / √d + bias before its division, and what it is to be divided by;
+    in float32.
+    """
+    query = query * query.shape[-1] ** -0.5
+    scores = jnp.matmul(query, key.mT, preferred_element_type=jnp.float32) + bias
     # A softmax does not change with what is subtracted, so no derivative has to go through it.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     return weights, weights.sum(axis=-1, keepdims=True)
@@ -163,21 +170,16 @@ class Block(nn.Module):
     """A pre-norm transformer block, in pieces: CLIP's starts put them together differently.
 
     config: the model's, whose sizes have the names of transformers.
-    qkv_bias: whether query, key and value have one.
     layer_scale: whether attention and MLP are scaled by a vector before they are added (DINOv2).
     """
 
     config: Any
-    qkv_bias: bool = True
     layer_scale: bool = False
 
     def setup(self):
         config, width = self.config, self.config.hidden_size
         self.norm1 = layer_norm(config.layer_norm_eps)
-        self.query, self.key, self.value = (
-            nn.Dense(width, use_bias=self.qkv_bias) for _ in range(3)
-        )
-        self.out = nn.Dense(width)
+        self.query, self.key, self.value, self.out = (nn.Dense(width) for _ in range(4))
         self.norm2 = layer_norm(config.layer_norm_eps)
         self.expand = nn.Dense(config.intermediate_size * ACTIVATIONS[config.hidden_act].inputs)
         self.contract = nn.Dense(width)
@@ -211,28 +213,26 @@ class Block(nn.Module):
 
 
 def patch_maps(
-    blocks: Mapping[str, Block],
-    x: Float[Array, "B S W"],
-    weights: Mapping[str, float],
-    skip: int,
+    blocks: Sequence[Block], x: Float[Array, "B S W"], weights: Mapping[str, float], skip: int
 ) -> tuple[Float[Array, "B N N"], Float[Array, "B S W"]]:
     """Runs blocks one after the other and adds up how their patches look at patches.
 
+    XLA leaves out the blocks behind the last whose result is used.
+
     Args:
-        blocks: by name, in order.
         x: tokens, of which the first `skip` are no patches; S = skip + N.
-        weights: by name, of the blocks whose maps count.
+        weights: of the blocks whose maps count, by their number "0", "1", ...
 
     Returns:
         Σ weight · mean over heads of softmax(qkᵀ/√d) between patches; rows do not sum to one, as
         the other tokens are left out. And what the last block puts out.
     """
     total, size = jnp.float32(0), x.shape[1]
-    for name, block in blocks.items():
+    for i, block in enumerate(blocks):
         q, k, v = block.heads(x)
-        if name in weights:
+        if str(i) in weights:
             rows = by_rows(partial(attention_rows, key=k, skip=skip), q[:, :, skip:], size)
-            total = total + weights[name] * rows
+            total = total + weights[str(i)] * rows
         x = block.finish(x, by_rows(partial(attend, key=k, value=v), q, size))
     return total, x
 

@@ -35,7 +35,7 @@ def layer_names(config: None = None) -> dict[str, str]:
 
 def squares(config: None = None) -> Squares:
     """Says how pictures are taken."""
-    return Squares(PATCH, PATCH, 512)
+    return Squares(PATCH, PATCH, 512, mean=(0.0,), std=(1.0,))
 
 
 def self_affinity(
@@ -72,9 +72,9 @@ def self_affinity(
     return _self_affinity(pixels, dict(weighed))
 
 
-def graph(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
-    """Asks `self_affinity`, as any other source is asked, see `attention.common`."""
-    return self_affinity(pixels, layers=layers, weights=weights)
+def self_attention(params, config, pixels, **options) -> Float[Array, "B N N"]:
+    """Asks `self_affinity` as any other source is asked, see `attention.common`."""
+    return self_affinity(pixels, **options)
 
 
 @jax.jit
@@ -86,10 +86,6 @@ def _self_affinity(
         jnp.sqrt(weight) * _in_own_spread(_CUES[cue](pixels)) for cue, weight in weights.items()
     ]
     return jax.vmap(_softmax_of_distances)(jnp.concatenate(features, axis=-1))
-
-
-def _colour(pixels: Float[Array, "B S S 3"]) -> Float[Array, "B r r 3"]:
-    return _patch_means(pixels)
 
 
 def _texture(pixels: Float[Array, "B S S 3"]) -> Float[Array, "B r r K"]:
@@ -114,13 +110,13 @@ def _distance(pixels: Float[Array, "B S S 3"]) -> Float[Array, "B r r 2"]:
     return jnp.broadcast_to(grid, (b, side, side, 2))
 
 
-_CUES = {"colour": _colour, "texture": _texture, "distance": _distance}
-
-
 def _patch_means(x: Float[Array, "B S S K"]) -> Float[Array, "B r r K"]:
     b, side, _, k = x.shape
     r = side // PATCH
     return x.reshape(b, r, PATCH, r, PATCH, k).mean(axis=(2, 4))
+
+
+_CUES = {"colour": _patch_means, "texture": _texture, "distance": _distance}
 
 
 def _smooth(x: Float[Array, "B r r K"]) -> Float[Array, "B r r K"]:

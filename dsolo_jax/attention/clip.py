@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 from jaxtyping import Array, Float
 
 from dsolo_jax.attention.common import Squares, block_names, weigh
@@ -22,7 +21,7 @@ def layer_names(config: ClipConfig) -> dict[str, str]:
 def squares(config: ClipConfig) -> Squares:
     """Says how the tower takes pictures: by default 32 x 32 patches."""
     patch = config.vision.patch_size
-    return Squares(patch, patch, 32 * patch)
+    return Squares(patch, patch, 32 * patch, config.image_mean, config.image_std)
 
 
 def self_attention(
@@ -54,9 +53,3 @@ def self_attention(
             shape or H or W no multiple of the patch size.
     """
     return attention_maps(params, config, pixels, weigh(layers, weights, layer_names(config)))
-
-
-def graph(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
-    """Normalises pixels in 0..1 and asks `self_attention`, see `attention.common`."""
-    mean, std = np.array([config.image_mean, config.image_std], np.float32)
-    return self_attention(params, config, (pixels - mean) / std, layers=layers, weights=weights)

@@ -2,19 +2,18 @@
 
 Each source is a module that has the same four names:
 
-    LAYERS                                            averaged if none are named
-    layer_names(config)                               what a layer may be called -> its own name
-    squares(config)                                   how it takes pictures, a `Squares`
-    graph(params, config, pixels, layers, weights)    pixels [B, S, S, 3] in 0..1 -> A [B, N, N]
+    LAYERS                 averaged if none are named
+    layer_names(config)    what a layer may be called -> its own name
+    squares(config)        how it takes pictures, a `Squares`
+    self_attention(params, config, pixels, *, layers, weights)    [B, S, S, 3] -> A [B, N, N]
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from dsolo_jax.transformer import Weights
 from dsolo_jax.utils.checks import choose
-
-Weights = tuple[tuple[str, float], ...]
 
 
 class Squares(NamedTuple):
@@ -23,11 +22,14 @@ class Squares(NamedTuple):
     patch: side of the pixels behind one node of the graph.
     multiple: what a square's side must be a multiple of.
     size: the side that is taken if none is named.
+    mean, std: of each channel of pixels in 0..1, by which they are normalised.
     """
 
     patch: int
     multiple: int
     size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def block_names(count: int, others: Iterable[str] = ()) -> dict[str, str]:

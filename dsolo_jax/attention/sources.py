@@ -115,8 +115,8 @@ def load(
     layers = module.LAYERS if layers is None else tuple(layers)
     weights = None if weights is None else tuple(map(float, weights))
     weigh(layers, weights, module.layer_names(config), f"layer of {name}")
-    _, multiple, default = module.squares(config)
-    size = default if size is None else size
+    squares = module.squares(config)
+    size, multiple = squares.size if size is None else size, squares.multiple
     if size < 1 or size % multiple:
         nearest = multiple * max(1, round(size / multiple))
         raise ValueError(
@@ -168,6 +168,9 @@ def graph(
             f"squares are {squares.dtype} {list(squares.shape)}, wanted uint8 [B, {source.size}, "
             f"{source.size}, 3]; `images.squeeze` makes them"
         )
-    pixels = jnp.asarray(squares, jnp.float32) / 255
     module = _KINDS[source.kind]
-    return module.graph(params, source.config, pixels, source.layers, source.weights)
+    taken = module.squares(source.config)
+    mean, std = (np.array(x, np.float32) for x in (taken.mean, taken.std))
+    pixels = (jnp.asarray(squares, jnp.float32) / 255 - mean) / std
+    options = {"layers": source.layers, "weights": source.weights}
+    return module.self_attention(params, source.config, pixels, **options)

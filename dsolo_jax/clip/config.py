@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dsolo_jax.utils.configs import Section, read_json, require, section
+from dsolo_jax.utils.configs import Section, check_multiples, read_json, require, section
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 PREPROCESSOR = "preprocessor_config.json"
@@ -21,7 +21,6 @@ class VisionConfig:
     num_attention_heads: int = 12
     image_size: int = 224
     patch_size: int = 32
-    num_channels: int = 3
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
 
@@ -65,17 +64,9 @@ VIT_L14 = ClipConfig(
 
 
 def _tower(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
-    config: Any = section(kind, content, where)
-    if config.hidden_act not in ACTIVATIONS:
-        raise ValueError(
-            f"{where}: hidden_act is {config.hidden_act!r}, wanted one of "
-            f"{', '.join(ACTIVATIONS)}; give another CLIP checkpoint"
-        )
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"{where}: hidden_size {config.hidden_size} is no multiple of "
-            f"num_attention_heads {config.num_attention_heads}; restore the checkpoint's config"
-        )
+    require(content, {"hidden_act": ACTIVATIONS, "num_channels": (3,)}, where)
+    config = section(kind, content, where)
+    check_multiples(config, where, hidden_size="num_attention_heads")
     return config
 
 
@@ -105,12 +96,7 @@ def read_config(directory: Path) -> ClipConfig:
         return _tower(kind, chosen, f"{path}, {name}")
 
     vision, text = tower(VisionConfig, "vision_config"), tower(TextConfig, "text_config")
-    if vision.image_size % vision.patch_size or vision.num_channels != 3:
-        raise ValueError(
-            f"{path}, vision_config: image_size {vision.image_size} must be a multiple of "
-            f"patch_size {vision.patch_size}, and num_channels {vision.num_channels} be 3; "
-            "restore the checkpoint's config"
-        )
+    check_multiples(vision, f"{path}, vision_config", image_size="patch_size")
     config = section(ClipConfig, {**content, "vision": vision, "text": text}, str(path))
     return dataclasses.replace(config, **_read_normalisation(directory / PREPROCESSOR))
 
@@ -154,15 +140,13 @@ def config_json(config: ClipConfig) -> dict[str, Any]:
         "architectures": ["CLIPModel"],
         "model_type": "clip",
         "projection_dim": config.projection_dim,
-        "vision_config": {
-            "model_type": "clip_vision_model",
-            "projection_dim": config.projection_dim,
-            **dataclasses.asdict(config.vision),
-        },
-        "text_config": {
-            "model_type": "clip_text_model",
-            "projection_dim": config.projection_dim,
-            **dataclasses.asdict(config.text),
+        **{
+            f"{name}_config": {
+                "model_type": f"clip_{name}_model",
+                "projection_dim": config.projection_dim,
+                **dataclasses.asdict(getattr(config, name)),
+            }
+            for name in ("vision", "text")
         },
     }
 

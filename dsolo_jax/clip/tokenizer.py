@@ -1,10 +1,8 @@
 """CLIP's byte-pair tokenizer, transformers', from the files beside a checkpoint."""
 
-import contextlib
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,10 +37,10 @@ def read_tokenizer(directory: Path) -> "CLIPTokenizer":
             "copy those of the CLIP checkpoint there"
         )
     try:
-        with _quietly():
-            from transformers import CLIPTokenizer  # most of a second
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # to install PyTorch
+        from transformers import CLIPTokenizer  # most of a second
 
-            tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
+        tokenizer = CLIPTokenizer.from_pretrained(directory, local_files_only=True)
         if whole:
             merged = json.loads((directory / FILES[0]).read_text("utf-8"))["model"].get("merges")
         else:
@@ -108,14 +106,3 @@ def load_tokenizer(
         return token_ids
 
     return tokenize
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """Keeps back log messages up to warnings: importing transformers advises to install PyTorch."""
-    before = logging.root.manager.disable
-    logging.disable(max(before, logging.WARNING))
-    try:
-        yield
-    finally:
-        logging.disable(before)

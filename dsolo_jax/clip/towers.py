@@ -4,8 +4,6 @@ Letters: B batch, N patches (with padding), S = 1 + N tokens, W width of the tow
 space, P patch size, L text length, Q queries. All has derivatives in `params` and pictures.
 """
 
-from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -14,18 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from dsolo_jax import transformer
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import starts
 from dsolo_jax.clip.config import ClipConfig, TextConfig, VisionConfig
 from dsolo_jax.transformer import (
     Block,
+    Weights,
+    apply,
     attend,
     cubic_weights,
     hidden,
     layer_norm,
     patch_maps,
     patchify,
-    precision,
 )
 from dsolo_jax.utils.checks import choose
 
@@ -57,7 +57,7 @@ class _VisionTower(nn.Module):
         self.projection = nn.Dense(self.projection_dim, use_bias=False)
 
     def _embed(
-        self, patches: Float[Array, "B N P*P*3"], grid: Int[Array, "B 2"]
+        self, patches: Float[Array, "B N K"], grid: Int[Array, "B 2"]
     ) -> tuple[Float[Array, "B S W"], Int[Array, "B N 2"]]:
         """The first block's input, and the row and column of each patch."""
         b, n, _ = patches.shape
@@ -76,7 +76,7 @@ class _VisionTower(nn.Module):
         return self.norm_pre(x).astype(x.dtype), place
 
     def __call__(
-        self, patches: Float[Array, "B N P*P*3"], grid: Int[Array, "B 2"], start: str
+        self, patches: Float[Array, "B N K"], grid: Int[Array, "B 2"], start: str
     ) -> ImageEncoding:
         x, place = self._embed(patches, grid)
         real = jnp.arange(patches.shape[1]) < jnp.prod(grid, axis=1, keepdims=True)
@@ -95,13 +95,10 @@ class _VisionTower(nn.Module):
         return ImageEncoding(jnp.where(real[..., None], x[:, 1:], 0), x[:, 0])
 
     def maps(
-        self, patches: Float[Array, "B N P*P*3"], grid: Int[Array, "B 2"], weights: Mapping
+        self, patches: Float[Array, "B N K"], grid: Int[Array, "B 2"], weights: Weights
     ) -> Float[Array, "B N N"]:
         x, _ = self._embed(patches, grid)
-        blocks = {str(i): block for i, block in enumerate(self.blocks)}
-        while list(blocks)[-1] not in weights:  # nothing runs behind the highest
-            blocks.popitem()
-        total, _ = patch_maps(blocks, x, weights, skip=1)
+        total, _ = patch_maps(self.blocks, x, dict(weights), skip=1)
         return total / total.sum(axis=-1, keepdims=True)
 
 
@@ -141,66 +138,33 @@ class _TextTower(nn.Module):
 
 # ------------------------------------------------------------------------------------ public
 
+_ONE_TOKEN = np.zeros((1, 1), np.int32)
+
+
+def _vision(config: ClipConfig) -> _VisionTower:
+    return _VisionTower(config.vision, config.projection_dim)
+
 
 def parameter_shapes(config: ClipConfig) -> dict[str, Any]:
     """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
-    vision, size = _VisionTower(config.vision, config.projection_dim), config.vision.patch_size**2
-    text = _TextTower(config.text, config.projection_dim)
-
-    def image_tower():
-        patches, grid = jnp.zeros((1, 1, size * 3)), jnp.ones((1, 2), int)
-        return vision.init(jax.random.key(0), patches, grid, "vanilla")
-
+    patches = jnp.zeros((1, 1, config.vision.patch_size**2 * 3))
+    grid, text = jnp.ones((1, 2), jnp.int32), _TextTower(config.text, config.projection_dim)
     return {
-        "vision": jax.eval_shape(image_tower)["params"],
-        "text": jax.eval_shape(lambda: text.init(jax.random.key(0), _one_token()))["params"],
+        "vision": transformer.parameter_shapes(_vision(config), patches, grid, start="vanilla"),
+        "text": transformer.parameter_shapes(text, _ONE_TOKEN),
         "logit_scale": jax.ShapeDtypeStruct((), jnp.float32),
     }
 
 
 def text_parameter_shapes(config: TextConfig) -> dict[str, Any]:
     """Gives the tree of parameters that `encode_tokens` takes, as `jax.ShapeDtypeStruct`s."""
-    tower = _TextTower(config)
-    return jax.eval_shape(lambda: tower.init(jax.random.key(0), _one_token(), method="states"))[
-        "params"
-    ]
-
-
-def _one_token() -> Int[Array, "1 1"]:
-    return jnp.zeros((1, 1), int)
-
-
-@partial(jax.jit, static_argnames=("config", "start"))
-def _encode_patches(params, config, patches, grid, start):
-    with precision(params["patch_kernel"]):
-        tower = _VisionTower(config.vision, config.projection_dim)
-        return tower.apply({"params": params}, patches, grid, start)
-
-
-@partial(jax.jit, static_argnames=("config", "weights"))
-def _attention_maps(params, config, patches, grid, weights):
-    with precision(params["patch_kernel"]):
-        tower = _VisionTower(config.vision, config.projection_dim)
-        return tower.apply({"params": params}, patches, grid, dict(weights), method="maps")
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _encode_text(params, config, token_ids):
-    with precision(params["text"]["tokens"]):
-        tower = _TextTower(config.text, config.projection_dim)
-        return tower.apply({"params": params["text"]}, token_ids)
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _encode_tokens(params, config, token_ids):
-    with precision(params["tokens"]):
-        return _TextTower(config).apply({"params": params}, token_ids, method="states")
+    return transformer.parameter_shapes(_TextTower(config), _ONE_TOKEN, method="states")
 
 
 def encode_patches(
     params: Params,
     config: ClipConfig,
-    patches: Float[Array | np.ndarray, "B N P*P*3"],
+    patches: Float[Array | np.ndarray, "B N K"],
     grid: Int[Array | np.ndarray, "B 2"],
     *,
     start: str = "vanilla",
@@ -232,12 +196,12 @@ def encode_patches(
             f"patches {patches.shape} with grid {grid.shape}: wanted [B, N, {size}] with [B, 2]; "
             "`patchify` cuts pictures so"
         )
-    return _encode_patches(params["vision"], config, patches, grid, start)
+    return apply(_vision(config), params["vision"], patches, grid, static=(start,))
 
 
 def _cut(
     config: ClipConfig, pixels: Float[Array, "B H W 3"]
-) -> tuple[Float[Array | np.ndarray, "B N P*P*3"], Int[Array, "B 2"], tuple[int, int]]:
+) -> tuple[Float[Array | np.ndarray, "B N K"], Int[Array, "B 2"], tuple[int, int]]:
     patches = patchify(pixels, config.vision.patch_size)
     h, w = (side // config.vision.patch_size for side in pixels.shape[1:3])
     return patches, jnp.broadcast_to(jnp.array([h, w]), (len(pixels), 2)), (h, w)
@@ -267,7 +231,7 @@ def attention_maps(
     params: Params,
     config: ClipConfig,
     pixels: Float[Array, "B H W 3"],
-    weights: tuple[tuple[str, float], ...],
+    weights: Weights,
 ) -> Float[Array, "B N N"]:
     """Gives the image tower's patch-to-patch attention, see `attention.clip.self_attention`.
 
@@ -275,7 +239,8 @@ def attention_maps(
         weights: of blocks "0", "1", ..., at least one.
     """
     patches, grid, _ = _cut(config, pixels)
-    return _attention_maps(params["vision"], config, patches, grid, weights)
+    params = params["vision"]
+    return apply(_vision(config), params, patches, grid, static=(weights,), method="maps")
 
 
 def encode_text(
@@ -291,7 +256,7 @@ def encode_text(
         ValueError: L exceeds the context length.
     """
     _check_length(config.text, token_ids)
-    return _encode_text(params, config, token_ids)
+    return apply(_TextTower(config.text, config.projection_dim), params["text"], token_ids)
 
 
 def encode_tokens(
@@ -309,7 +274,7 @@ def encode_tokens(
         ValueError: L exceeds the context length.
     """
     _check_length(config, token_ids)
-    return _encode_tokens(params, config, token_ids)
+    return apply(_TextTower(config), params, token_ids, method="states")
 
 
 def _check_length(config: TextConfig, token_ids: Int[Array | np.ndarray, "Q L"]) -> None:

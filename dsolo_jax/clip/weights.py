@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from dsolo_jax import checkpoints, hub
 from dsolo_jax.assets import bundled
-from dsolo_jax.checkpoints import Params, Row, convolution, layer, linear, norm
+from dsolo_jax.checkpoints import Params, Row, convolution, linear, norm, rows
 from dsolo_jax.clip import towers
 from dsolo_jax.clip.config import (
     PREPROCESSOR,
@@ -24,7 +24,9 @@ from dsolo_jax.utils.files import write_json
 
 FILES = ("config.json", PREPROCESSOR, *checkpoints.weight_files())
 
-_LAYERS = {
+_BLOCK = {
+    "layer_norm1": "norm1",
+    "layer_norm2": "norm2",
     "self_attn.q_proj": "query",
     "self_attn.k_proj": "key",
     "self_attn.v_proj": "value",
@@ -33,28 +35,17 @@ _LAYERS = {
     "mlp.fc2": "contract",
 }
 
-
-def _block(tower: str) -> tuple[Row, ...]:
-    source, target = f"{tower}_model.encoder.layers.{{i}}", f"{tower}/blocks_{{i}}"
-    pairs = ((f"{source}.{theirs}", f"{target}/{ours}") for theirs, ours in _LAYERS.items())
-    return (
-        *norm(f"{source}.layer_norm1", f"{target}/norm1"),
-        *norm(f"{source}.layer_norm2", f"{target}/norm2"),
-        *(row for pair in pairs for row in layer(*pair)),
-    )
-
-
 TABLE = (
     Row("vision_model.embeddings.class_embedding", "vision/class_embedding"),
     Row("vision_model.embeddings.patch_embedding.weight", "vision/patch_kernel", convolution),
     Row("vision_model.embeddings.position_embedding.weight", "vision/positions"),
     *norm("vision_model.pre_layrnorm", "vision/norm_pre"),
-    *_block("vision"),
+    *rows("vision_model.encoder.layers.{i}", "vision/blocks_{i}", _BLOCK),
     *norm("vision_model.post_layernorm", "vision/norm_post"),
     Row("visual_projection.weight", "vision/projection/kernel", linear),
     Row("text_model.embeddings.token_embedding.weight", "text/tokens"),
     Row("text_model.embeddings.position_embedding.weight", "text/positions"),
-    *_block("text"),
+    *rows("text_model.encoder.layers.{i}", "text/blocks_{i}", _BLOCK),
     *norm("text_model.final_layer_norm", "text/norm_post"),
     Row("text_projection.weight", "text/projection/kernel", linear),
     Row("logit_scale", "logit_scale"),

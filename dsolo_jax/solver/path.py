@@ -101,8 +101,8 @@ def optimal_path(
     row_least = jnp.min(cost, axis=-1)
     exponent = (cost - row_least[:, None]) / epsilon
     if log_domain is None:
-        log_domain = jnp.max(exponent) > _LARGEST_EXPONENT
-        found = jax.lax.cond(log_domain, _solve_log, _solve, q, cost, exponent, num_iters)
+        large = jnp.max(exponent) > _LARGEST_EXPONENT
+        found = jax.lax.cond(large, _solve_log, _solve, q, cost, exponent, num_iters)
     else:
         found = (_solve_log if log_domain else _solve)(q, cost, exponent, num_iters)
     return found._replace(log_u=found.log_u + row_least / epsilon)

@@ -59,6 +59,20 @@ def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Sect
     return kind(**values)
 
 
+def check_multiples(config: Any, where: str, **pairs: str) -> None:
+    """Checks that the first size of each pair is a multiple of the second, by their names.
+
+    Raises:
+        ValueError: naming `where` and both sizes.
+    """
+    for whole, part in pairs.items():
+        if getattr(config, whole) % getattr(config, part):
+            raise ValueError(
+                f"{where}: {whole} {getattr(config, whole)} is no multiple of {part} "
+                f"{getattr(config, part)}; restore the checkpoint's config"
+            )
+
+
 def _is_a(value: Any, kind: Any) -> bool:
     if isinstance(value, bool):
         return kind is bool

@@ -22,13 +22,7 @@ _DINOV2 = {"image_size": 70, "patch_size": 14, "mlp_ratio": 2, **_SIZES}
 # A checkpoint of each kind, and of each choice that a config.json may make.
 KINDS = {
     "vit": {"image_size": 64, "patch_size": 16, "intermediate_size": 48, **_SIZES},
-    "vit, patch 8, no bias": {
-        "image_size": 48,
-        "patch_size": 8,
-        "intermediate_size": 48,
-        "qkv_bias": False,
-        **_SIZES,
-    },
+    "vit, patch 8": {"image_size": 48, "patch_size": 8, "intermediate_size": 48, **_SIZES},
     "dinov2": {**_DINOV2, "use_mask_token": False},
     "dinov2, swiglu": {**_DINOV2, "use_swiglu_ffn": True},
     "dinov2_with_registers": {**_DINOV2, "num_register_tokens": 3},
@@ -346,7 +340,7 @@ def test_configs_are_read_as_transformers_reads_them(tmp_path, name):
     config = configs.read_config(tmp_path)
     assert config == expected
     oracle = transformers.AutoConfig.from_pretrained(tmp_path)
-    for key in ("hidden_size", "image_size", "patch_size", "layer_norm_eps", "qkv_bias"):
+    for key in ("hidden_size", "image_size", "patch_size", "layer_norm_eps"):
         assert getattr(config, key) == getattr(oracle, key), key
 
 

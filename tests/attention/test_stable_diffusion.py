@@ -153,7 +153,7 @@ def test_the_timestep_counts_and_may_be_fixed_beforehand(loaded, pixels):
     )
     assert relative(at_500, at_100) > 1e-2
     fixed = stable_diffusion.at_timestep(params, config, 500)
-    found = stable_diffusion.self_attention(fixed, config, pixels, timestep=None)
+    found = stable_diffusion.self_attention(fixed, config, pixels)
     assert relative(found, at_500) <= 1e-5
 
 

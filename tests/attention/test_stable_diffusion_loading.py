@@ -64,7 +64,7 @@ def _edit(path: Path, **changes) -> None:
 
 
 def _weights(folder: Path, name: str, variant: str = "") -> Path:
-    return folder / name / checkpoints.weight_files(WEIGHTS[name], variant).single
+    return folder / name / checkpoints.weight_files(WEIGHTS[name], variant)[0]
 
 
 def _rewrite(path: Path, change, to: Path | None = None) -> None:

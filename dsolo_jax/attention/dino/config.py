@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from dsolo_jax.utils.configs import read_json, require, section
+from dsolo_jax.utils.configs import check_multiples, read_json, require, section
 
 # transformers' defaults for a key that a config.json lacks, where they differ from DinoConfig's.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -30,7 +30,6 @@ class DinoConfig:
     patch_size: int = 14
     hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
-    qkv_bias: bool = True
     num_register_tokens: int = 0
 
     @property
@@ -50,14 +49,6 @@ class _FeedForward:
     mlp_ratio: float = 4
     use_swiglu_ffn: bool = False
 
-    def apply(self, config: DinoConfig) -> DinoConfig:
-        width = int(config.hidden_size * self.mlp_ratio)
-        if not self.use_swiglu_ffn:
-            return dataclasses.replace(config, intermediate_size=width)
-        # Two thirds, as there are two products on the way in, rounded up to a multiple of 8.
-        width = (int(width * 2 / 3) + 7) // 8 * 8
-        return dataclasses.replace(config, intermediate_size=width, hidden_act="swiglu")
-
 
 def read_config(directory: Path) -> DinoConfig:
     """Reads the config of a DINO checkpoint in the layout of transformers.
@@ -75,15 +66,18 @@ def read_config(directory: Path) -> DinoConfig:
             "'dinov2_with_registers'; give a checkpoint such as facebook/dino-vitb16 or "
             "facebook/dinov2-base"
         )
-    require(content, {"hidden_act": ("gelu", "quick_gelu"), "num_channels": (3,)}, str(path))
+    known = {"hidden_act": ("gelu", "quick_gelu"), "num_channels": (3,), "qkv_bias": (True,)}
+    require(content, known, str(path))
     if kind != "dinov2_with_registers":
         content["num_register_tokens"] = 0
     config = section(DinoConfig, {**_DEFAULTS[kind], **content}, str(path))
     if config.layer_scale:
-        config = section(_FeedForward, content, str(path)).apply(config)
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"{path}: hidden_size {config.hidden_size} is no multiple of num_attention_heads "
-            f"{config.num_attention_heads}; restore the checkpoint's config"
-        )
+        keys = section(_FeedForward, content, str(path))
+        sizes: dict[str, Any] = {"intermediate_size": int(config.hidden_size * keys.mlp_ratio)}
+        if keys.use_swiglu_ffn:
+            # Two thirds, as there are two products on the way in, rounded up to a multiple of 8.
+            width = (int(sizes["intermediate_size"] * 2 / 3) + 7) // 8 * 8
+            sizes = {"intermediate_size": width, "hidden_act": "swiglu"}
+        config = dataclasses.replace(config, **sizes)
+    check_multiples(config, str(path), hidden_size="num_attention_heads", image_size="patch_size")
     return config

@@ -6,31 +6,22 @@ S = 1 + R + N tokens, D width.
 
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
+from dsolo_jax import transformer
 from dsolo_jax.attention.common import Squares, block_names, weigh
 from dsolo_jax.attention.dino.config import DinoConfig
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.transformer import (
-    Block,
-    cubic_weights,
-    layer_norm,
-    patch_maps,
-    patchify,
-    precision,
-)
+from dsolo_jax.transformer import Block, Weights, cubic_weights, layer_norm, patch_maps, patchify
 
-# ImageNet's, with which all of them were trained. (The preprocessor_config.json of some DINO
-# checkpoints on the hub says 0.5 instead.)
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+# ImageNet's mean and deviation, with which all of them were trained. (The preprocessor_config.json
+# of some DINO checkpoints on the hub says 0.5 instead.)
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 LAYERS = ("-1",)
 
@@ -79,9 +70,7 @@ class _Tower(nn.Module):
     config: DinoConfig
 
     @nn.compact
-    def __call__(
-        self, pixels: Float[Array, "B H W 3"], weights: dict[str, float]
-    ) -> Float[Array, "B N N"]:
+    def __call__(self, pixels: Float[Array, "B H W 3"], weights: Weights) -> Float[Array, "B N N"]:
         """Weighted mean of the maps of the layers in `weights`."""
         config, width, p = self.config, self.config.hidden_size, self.config.patch_size
         patches = patchify(pixels, p)
@@ -100,14 +89,15 @@ class _Tower(nn.Module):
         x = x + _resample_positions(table[:, 1:], h, w, config.model_type).astype(x.dtype)
         x = jnp.concatenate([jnp.broadcast_to(first, (b, *first.shape[1:])), x], axis=1)
         skip = first.shape[1]
-        blocks = {
-            str(i): Block(config, config.qkv_bias, config.layer_scale, name=f"blocks_{i}")
+        blocks = [
+            Block(config, config.layer_scale, name=f"blocks_{i}")
             for i in range(config.num_hidden_layers)
-        }
-        total, x = patch_maps(blocks, x, weights, skip)
-        features = layer_norm(config.layer_norm_eps, "norm_post")(x)[:, skip:]
-        if _AFFINITY in weights:
-            total = total + weights[_AFFINITY] * affinity(features)
+        ]
+        weighed = dict(weights)
+        total, x = patch_maps(blocks, x, weighed, skip)
+        if _AFFINITY in weighed:
+            features = layer_norm(config.layer_norm_eps, "norm_post")(x)[:, skip:]
+            total = total + weighed[_AFFINITY] * affinity(features)
         return total / total.sum(axis=-1, keepdims=True)
 
 
@@ -116,8 +106,8 @@ class _Tower(nn.Module):
 
 def parameter_shapes(config: DinoConfig) -> dict[str, Any]:
     """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
-    tower, pixels = _Tower(config), jnp.zeros((1, config.patch_size, config.patch_size, 3))
-    return jax.eval_shape(lambda: tower.init(jax.random.key(0), pixels, {_AFFINITY: 1.0}))["params"]
+    pixels = jnp.zeros((1, config.patch_size, config.patch_size, 3))
+    return transformer.parameter_shapes(_Tower(config), pixels, weights=((_AFFINITY, 1.0),))
 
 
 def layer_names(config: DinoConfig) -> dict[str, str]:
@@ -128,13 +118,7 @@ def layer_names(config: DinoConfig) -> dict[str, str]:
 def squares(config: DinoConfig) -> Squares:
     """Says how the tower takes pictures: by default the size nearest to 512 pixels."""
     patch = config.patch_size
-    return Squares(patch, patch, patch * round(512 / patch))
-
-
-@partial(jax.jit, static_argnames=("config", "weights"))
-def _self_attention(params, config, pixels, weights):
-    with precision(params["patch_kernel"]):
-        return _Tower(config).apply({"params": params}, pixels, dict(weights))
+    return Squares(patch, patch, patch * round(512 / patch), _MEAN, _STD)
 
 
 def self_attention(
@@ -152,8 +136,8 @@ def self_attention(
 
     Args:
         params, config: as `load` gives them.
-        pixels: in 0..1, then normalised by `MEAN` and `STD`; H and W any multiples of the patch
-            size. Positions are resampled bicubically to their grid, as transformers does with
+        pixels: in 0..1, then normalised as `squares` says; H and W any multiples of the patch size.
+            Positions are resampled bicubically to their grid, as transformers does with
             interpolate_pos_encoding=True.
         layers: some of `layer_names`: blocks "0", "1", ... or from the end "-1", "-2", ..., whose
             maps are softmax(qkᵀ/√d), and "affinity", see `affinity`.
@@ -167,10 +151,5 @@ def self_attention(
         ValueError: an unknown layer; no layer; weights that do not fit them; pixels of another
             shape or H or W no multiple of the patch size.
     """
-    return _self_attention(params, config, pixels, weigh(layers, weights, layer_names(config)))
-
-
-def graph(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
-    """Normalises pixels in 0..1 and asks `self_attention`, see `attention.common`."""
-    mean, std = np.array([MEAN, STD], np.float32)
-    return self_attention(params, config, (pixels - mean) / std, layers=layers, weights=weights)
+    weighed = weigh(layers, weights, layer_names(config))
+    return transformer.apply(_Tower(config), params, pixels, static=(weighed,))

@@ -7,16 +7,9 @@ from jax.typing import DTypeLike
 from dsolo_jax import checkpoints, hub
 from dsolo_jax.attention.dino import tower
 from dsolo_jax.attention.dino.config import DinoConfig, read_config
-from dsolo_jax.checkpoints import Params, Row, convolution, layer, norm
+from dsolo_jax.checkpoints import Params, Row, convolution, norm, rows
 
 FILES = ("config.json", *checkpoints.weight_files())
-
-_SOURCE, _TARGET = "encoder.layer.{i}", "blocks_{i}"
-
-
-def _dense(source: str, target: str) -> tuple[Row, ...]:
-    return layer(f"{_SOURCE}.{source}", f"{_TARGET}/{target}")
-
 
 _SHARED = (
     Row("embeddings.cls_token", "class_token"),
@@ -24,31 +17,24 @@ _SHARED = (
     Row("embeddings.position_embeddings", "positions"),
     Row("embeddings.patch_embeddings.projection.weight", "patch_kernel", convolution),
     Row("embeddings.patch_embeddings.projection.bias", "patch_bias"),
-    *_dense("attention.attention.query", "query"),
-    *_dense("attention.attention.key", "key"),
-    *_dense("attention.attention.value", "value"),
-    *_dense("attention.output.dense", "out"),
+    Row("encoder.layer.{i}.layer_scale1.lambda1", "blocks_{i}/scale1"),
+    Row("encoder.layer.{i}.layer_scale2.lambda1", "blocks_{i}/scale2"),
     *norm("layernorm", "norm_post"),
 )
-
-_DINO = (
-    *_SHARED,
-    *norm(f"{_SOURCE}.layernorm_before", f"{_TARGET}/norm1"),
-    *norm(f"{_SOURCE}.layernorm_after", f"{_TARGET}/norm2"),
-    *_dense("intermediate.dense", "expand"),
-    *_dense("output.dense", "contract"),
-)
-
-_DINOV2 = (
-    *_SHARED,
-    *norm(f"{_SOURCE}.norm1", f"{_TARGET}/norm1"),
-    *norm(f"{_SOURCE}.norm2", f"{_TARGET}/norm2"),
-    Row(f"{_SOURCE}.layer_scale1.lambda1", f"{_TARGET}/scale1"),
-    Row(f"{_SOURCE}.layer_scale2.lambda1", f"{_TARGET}/scale2"),
-)
-
-_MLP = (*_dense("mlp.fc1", "expand"), *_dense("mlp.fc2", "contract"))
-_SWIGLU = (*_dense("mlp.weights_in", "expand"), *_dense("mlp.weights_out", "contract"))
+_ATTENTION = {
+    "attention.attention.query": "query",
+    "attention.attention.key": "key",
+    "attention.attention.value": "value",
+    "attention.output.dense": "out",
+}
+# By the way in and out of the MLP; each kind of tower has names of its own.
+_NAMES = {
+    "vit": {"layernorm_before": "norm1", "layernorm_after": "norm2"}
+    | {"intermediate.dense": "expand", "output.dense": "contract"},
+    "gelu": {"norm1": "norm1", "norm2": "norm2", "mlp.fc1": "expand", "mlp.fc2": "contract"},
+    "swiglu": {"norm1": "norm1", "norm2": "norm2"}
+    | {"mlp.weights_in": "expand", "mlp.weights_out": "contract"},
+}
 
 # The pooler belongs to a classifier; masks are drawn in training only.
 IGNORE = ("pooler.*", "embeddings.mask_token")
@@ -56,9 +42,9 @@ IGNORE = ("pooler.*", "embeddings.mask_token")
 
 def table(config: DinoConfig) -> tuple[Row, ...]:
     """Gives the conversion table of one kind of tower."""
-    if config.model_type == "vit":
-        return _DINO
-    return (*_DINOV2, *(_SWIGLU if config.hidden_act == "swiglu" else _MLP))
+    dinov2 = "swiglu" if config.hidden_act == "swiglu" else "gelu"
+    names = _NAMES["vit" if config.model_type == "vit" else dinov2]
+    return (*_SHARED, *rows("encoder.layer.{i}", "blocks_{i}", _ATTENTION | names))
 
 
 def settings(source: str | os.PathLike) -> DinoConfig:

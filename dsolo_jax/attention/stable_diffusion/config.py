@@ -83,32 +83,28 @@ SD2 = StableDiffusionConfig(
 _UNET_SUPPORTED = {
     "_class_name": ("UNet2DConditionModel",),
     "act_fn": ("silu",),
-    "addition_embed_type": (None,),
     "attention_type": ("default",),
     "center_input_sample": (False,),
-    "class_embed_type": (None,),
     "conv_in_kernel": (3,),
     "conv_out_kernel": (3,),
-    "cross_attention_norm": (None,),
     "downsample_padding": (1,),
     "dual_cross_attention": (False,),
-    "encoder_hid_dim": (None,),
-    "encoder_hid_dim_type": (None,),
     "mid_block_only_cross_attention": (None, False),
     "mid_block_scale_factor": (1,),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
-    "num_attention_heads": (None,),  # diffusers refuses it too
-    "num_class_embeds": (None,),
     "only_cross_attention": (False,),
     "resnet_out_scale_factor": (1,),
     "resnet_skip_time_act": (False,),
     "resnet_time_scale_shift": ("default",),
-    "time_cond_proj_dim": (None,),
-    "time_embedding_act_fn": (None,),
-    "time_embedding_dim": (None,),
     "time_embedding_type": ("positional",),
-    "timestep_post_act": (None,),
     "transformer_layers_per_block": (1,),
+    # Of num_attention_heads diffusers too wants none.
+    **dict.fromkeys(
+        "addition_embed_type class_embed_type cross_attention_norm encoder_hid_dim "
+        "encoder_hid_dim_type num_attention_heads num_class_embeds time_cond_proj_dim "
+        "time_embedding_act_fn time_embedding_dim timestep_post_act".split(),
+        (None,),
+    ),
 }
 _VAE_SUPPORTED = {
     "_class_name": ("AutoencoderKL",),

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-Field = Float[Array, "B h w C"]
+# B h w C; height, width and channels are the stage's own.
+Field = Float[Array, "B _ _ _"]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _SAME: Padding = ((1, 1), (1, 1))
@@ -42,7 +43,7 @@ def convolve(
     kernel: Float[Array, "3 3 C O"],
     stride: int = 1,
     padding: Padding = _SAME,
-) -> Float[Array, "B h w O"]:
+) -> Float[Array, "B _ _ O"]:
     """Σ kernel[i, j] · x[s·h + i, s·w + j], sums in float32."""
     if stride == 1 and padding == _SAME and jax.default_backend() == "cpu":
         _, h, w, channels = x.shape
@@ -61,7 +62,7 @@ def convolve(
     )
 
 
-def gathered(x: Field, kernel: Float[Array, "3 3 C O"]) -> Float[Array, "B h w O"]:
+def gathered(x: Field, kernel: Float[Array, "3 3 C O"]) -> Float[Array, "B _ _ O"]:
     """One product, of each position's nine neighbours side by side with the whole kernel."""
     h, w = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), *_SAME, (0, 0)))
@@ -79,7 +80,7 @@ _STRIP = 16
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)
 
 
-def winograd(x: Field, kernel: Float[Array, "3 3 C O"]) -> Float[Array, "B h w O"]:
+def winograd(x: Field, kernel: Float[Array, "3 3 C O"]) -> Float[Array, "B _ _ O"]:
     """16 products for each 2 x 2 outputs, where 36 were due; h a multiple of 16, w of 2.
 
         Y = Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A,   d a 4 x 4 tile of the input, g the kernel

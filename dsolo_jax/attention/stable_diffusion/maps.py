@@ -27,7 +27,7 @@ def squares(config: StableDiffusionConfig) -> Squares:
     """
     patch = 2 ** (len(config.vae.block_out_channels) - 1)
     multiple = patch * 2 ** (len(config.unet.block_out_channels) - 1)
-    return Squares(patch, multiple, patch * config.unet.sample_size)
+    return Squares(patch, multiple, patch * config.unet.sample_size, mean=(0.5,), std=(0.5,))
 
 
 def layer_names(config: StableDiffusionConfig) -> dict[str, str]:
@@ -47,6 +47,7 @@ def layer_names(config: StableDiffusionConfig) -> dict[str, str]:
     return short | {name: name for name in names}
 
 
+@partial(jax.jit, static_argnames=("config",))
 def encode(
     params: Params, config: StableDiffusionConfig, pixels: Float[Array, "B H W 3"]
 ) -> Float[Array, "B h w L"]:
@@ -56,19 +57,14 @@ def encode(
         params, config: as `load` gives them.
         pixels: H and W multiples of 8.
     """
-    return _encode(params["vae"], config, pixels)
-
-
-@partial(jax.jit, static_argnames=("config",))
-def _encode(params, config, pixels) -> Float[Array, "B h w L"]:
-    with precision(params["conv_in"]["kernel"]):
-        mean, _ = vae.Encoder(config.vae).apply({"params": params}, pixels)
+    with precision(params["vae"]["conv_in"]["kernel"]):
+        mean, _ = vae.Encoder(config.vae).apply({"params": params["vae"]}, pixels)
         return mean * config.vae.scaling_factor
 
 
 def at_timestep(params: Params, config: StableDiffusionConfig, timestep: float) -> Params:
-    """Computes once what depends on the timestep and the empty prompt alone; the parameters it
-    gives are for `self_attention(..., timestep=None)`.
+    """Computes once what depends on the timestep and the empty prompt alone, for
+    `self_attention`.
     """
     with precision(params["unet"]["conv_in"]["kernel"]):
         fixed = unet.at_timestep(params["unet"], config.unet, params["prompt"], timestep)
@@ -78,11 +74,11 @@ def at_timestep(params: Params, config: StableDiffusionConfig, timestep: float) 
 def self_attention(
     params: Params,
     config: StableDiffusionConfig,
-    pixels: Float[Array, "B 8r 8r 3"],
+    pixels: Float[Array, "B S S 3"],
     *,
     layers: Sequence[str] = LAYERS,
     weights: Sequence[float] | None = None,
-    timestep: float | None = 100,
+    timestep: float = 100,
 ) -> Float[Array, "B N N"]:
     """Computes patch-to-patch attention of the denoiser on the noise-free latent, without a prompt.
 
@@ -95,7 +91,7 @@ def self_attention(
         layers: some of `layer_names`. Layers of lower resolution are resampled bilinearly, queries
             and keys alike, to the latent's r x r.
         weights: of each layer, not negative; all alike if None.
-        timestep: 0..999; None where `params` come from `at_timestep`.
+        timestep: 0..999; not looked at where `params` come from `at_timestep`.
 
     Returns:
         softmax(qkᵀ/√d), mean over heads, weighted mean over layers, float32; rows sum to one,
@@ -113,22 +109,13 @@ def self_attention(
             f"pixels {pixels.shape}: wanted [B, S, S, 3] with S a multiple of {multiple}; "
             "resize the pictures first"
         )
-    fixed = params if timestep is None else at_timestep(params, config, timestep)
+    fixed = at_timestep(params, config, timestep) if "prompt" in params else params
     return _self_attention(fixed, config, pixels, weighed)
-
-
-def graph(params, config, pixels, layers, weights) -> Float[Array, "B N N"]:
-    """Brings pixels in 0..1 to -1..1 and asks `self_attention`, see `attention.common`.
-
-    `params` are those of `at_timestep`.
-    """
-    pixels = 2 * pixels - 1
-    return self_attention(params, config, pixels, layers=layers, weights=weights, timestep=None)
 
 
 @partial(jax.jit, static_argnames=("config", "weights"))
 def _self_attention(params, config, pixels, weights) -> Float[Array, "B N N"]:
-    latents = _encode(params["vae"], config, pixels)
+    latents = encode(params, config, pixels)
     with precision(params["unet"]["conv_in"]["kernel"]):
         _, lookings = unet.denoise(params["unet"], config.unet, latents)
         total = sum(weight for _, weight in weights)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -36,14 +35,11 @@ def empty_prompt(
             f"{directory}: the tokenizer has a token {token_ids.max()}, but the text encoder only "
             f"{config.vocab_size}; they are of different checkpoints"
         )
-    encoder = directory / "text_encoder"
-    tree = checkpoints.convert(
-        checkpoints.read_tensors(encoder, variants=variants, ignore=IGNORE),
-        TEXT_TABLE,
-        text_parameter_shapes(config),
-        source=encoder,
+    shapes = text_parameter_shapes(config)
+    params = checkpoints.load(
+        directory / "text_encoder", TEXT_TABLE, shapes, None, variants=variants, ignore=IGNORE
     )
-    return encode_tokens(checkpoints.cast(tree, jnp.float32), config, token_ids)[0]
+    return encode_tokens(params, config, token_ids)[0]
 
 
 def empty_tokens(directory: Path, length: int) -> Int[np.ndarray, "1 L"]:

@@ -208,7 +208,7 @@ def at_timestep(
     params: Params,
     config: UNetConfig,
     prompt: Float[Array, "T E"],
-    timestep: Float[Array, ""] | float,
+    timestep: Float[Array, ""] | float | int,
 ) -> Params:
     """Makes of a checkpoint's parameters those of the network at one timestep and one prompt.
 
@@ -234,7 +234,7 @@ def at_timestep(
 
 
 def _time_embedding(
-    params: Params, config: UNetConfig, timestep: Float[Array, ""] | float
+    params: Params, config: UNetConfig, timestep: Float[Array, ""] | float | int
 ) -> Float[Array, "E"]:
     """linear_2(silu(linear_1([cos, sin](t · 10000^(−i / (half − shift))))))."""
     half = config.block_out_channels[0] // 2

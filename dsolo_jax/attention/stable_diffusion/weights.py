@@ -1,8 +1,9 @@
 """Stable Diffusion's parameters, from folders in the layout of diffusers or from the hub."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -25,6 +26,7 @@ from dsolo_jax.checkpoints import (
     linear,
     norm,
     pointwise,
+    rows,
 )
 
 # Stability AI's own repositories of Stable Diffusion 2 are gone from the hub: these are copies.
@@ -56,24 +58,21 @@ STEMS = {
 # ------------------------------------------------------------------------------------- tables
 
 
-def _projections(source: str, target: str, names: Mapping[str, str]) -> tuple[Row, ...]:
-    pairs = ((f"{source}.{theirs}", f"{target}/{ours}") for theirs, ours in names.items())
-    return tuple(row for pair in pairs for row in layer(*pair))
-
-
 _PROJECTIONS = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 # Of the VAE's attention in files older than diffusers' present names, such as those on the hub.
 _OLD_PROJECTIONS = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out"}
 
 
-def _resnet(source: str, target: str) -> tuple[Row, ...]:
+def _resnets(source: str, target: str) -> tuple[Row, ...]:
+    """Of one resolution, and the change to another."""
+    theirs, ours = f"{source}.resnets.{{j}}", f"{target}/resnets_{{j}}"
     return (
-        *norm(f"{source}.norm1", f"{target}/norm1"),
-        *layer(f"{source}.conv1", f"{target}/conv1", convolution),
-        *layer(f"{source}.time_emb_proj", f"{target}/time_emb_proj"),
-        *norm(f"{source}.norm2", f"{target}/norm2"),
-        *layer(f"{source}.conv2", f"{target}/conv2", convolution),
-        *layer(f"{source}.conv_shortcut", f"{target}/conv_shortcut", pointwise),
+        *rows(theirs, ours, {name: name for name in ("norm1", "time_emb_proj", "norm2")}),
+        *layer(f"{theirs}.conv1", f"{ours}/conv1", convolution),
+        *layer(f"{theirs}.conv2", f"{ours}/conv2", convolution),
+        *layer(f"{theirs}.conv_shortcut", f"{ours}/conv_shortcut", pointwise),
+        *layer(f"{source}.downsamplers.0.conv", f"{target}/downsample", convolution),
+        *layer(f"{source}.upsamplers.0.conv", f"{target}/upsample", convolution),
     )
 
 
@@ -82,31 +81,25 @@ def _attention(source: str, target: str, projection: Transform) -> tuple[Row, ..
     return (
         *norm(f"{source}.norm", f"{target}/norm"),
         *layer(f"{source}.proj_in", f"{target}/proj_in", projection),
-        *norm(f"{block}.norm1", f"{target}/norm1"),
-        *_projections(f"{block}.attn1", f"{target}/attn1", _PROJECTIONS),
-        *norm(f"{block}.norm2", f"{target}/norm2"),
-        *_projections(f"{block}.attn2", f"{target}/attn2", _PROJECTIONS),
-        *norm(f"{block}.norm3", f"{target}/norm3"),
-        *layer(f"{block}.ff.net.0.proj", f"{target}/ff/expand"),
-        *layer(f"{block}.ff.net.2", f"{target}/ff/contract"),
+        *rows(block, target, {name: name for name in ("norm1", "norm2", "norm3")}),
+        *rows(f"{block}.attn1", f"{target}/attn1", _PROJECTIONS),
+        *rows(f"{block}.attn2", f"{target}/attn2", _PROJECTIONS),
+        *rows(f"{block}.ff.net", f"{target}/ff", {"0.proj": "expand", "2": "contract"}),
         *layer(f"{source}.proj_out", f"{target}/proj_out", projection),
     )
 
 
 def _stage(source: str, target: str, projection: Transform) -> tuple[Row, ...]:
     return (
-        *_resnet(f"{source}.resnets.{{j}}", f"{target}/resnets_{{j}}"),
+        *_resnets(source, target),
         *_attention(f"{source}.attentions.{{j}}", f"{target}/attentions_{{j}}", projection),
-        *layer(f"{source}.downsamplers.0.conv", f"{target}/downsample", convolution),
-        *layer(f"{source}.upsamplers.0.conv", f"{target}/upsample", convolution),
     )
 
 
 def unet_table(config: UNetConfig) -> tuple[Row, ...]:
     projection = linear if config.use_linear_projection else pointwise
     return (
-        *layer("time_embedding.linear_1", "time_embedding/linear_1"),
-        *layer("time_embedding.linear_2", "time_embedding/linear_2"),
+        *layer("time_embedding.linear_{i}", "time_embedding/linear_{i}"),
         *layer("conv_in", "conv_in", convolution),
         *_stage("down_blocks.{i}", "down_blocks_{i}", projection),
         *_stage("mid_block", "mid_block", projection),
@@ -118,25 +111,14 @@ def unet_table(config: UNetConfig) -> tuple[Row, ...]:
 
 def vae_table(half: str) -> tuple[Row, ...]:
     """Of the "encoder" or the "decoder"."""
-    middle = f"{half}.mid_block"
-    projections = (
-        row
-        for names in (_PROJECTIONS, _OLD_PROJECTIONS)
-        for row in _projections(f"{middle}.attentions.0", "mid_block/attentions_0", names)
-    )
+    attention = f"{half}.mid_block.attentions.0", "mid_block/attentions_0"
     return (
         *layer(f"{half}.conv_in", "conv_in", convolution),
-        *_resnet(f"{half}.down_blocks.{{i}}.resnets.{{j}}", "down_blocks_{i}/resnets_{j}"),
-        *layer(
-            f"{half}.down_blocks.{{i}}.downsamplers.0.conv",
-            "down_blocks_{i}/downsample",
-            convolution,
-        ),
-        *_resnet(f"{half}.up_blocks.{{i}}.resnets.{{j}}", "up_blocks_{i}/resnets_{j}"),
-        *layer(f"{half}.up_blocks.{{i}}.upsamplers.0.conv", "up_blocks_{i}/upsample", convolution),
-        *_resnet(f"{middle}.resnets.{{j}}", "mid_block/resnets_{j}"),
-        *norm(f"{middle}.attentions.0.group_norm", "mid_block/attentions_0/group_norm"),
-        *projections,
+        *_resnets(f"{half}.down_blocks.{{i}}", "down_blocks_{i}"),
+        *_resnets(f"{half}.up_blocks.{{i}}", "up_blocks_{i}"),
+        *_resnets(f"{half}.mid_block", "mid_block"),
+        *rows(*attention, {"group_norm": "group_norm"} | _PROJECTIONS),
+        *rows(*attention, _OLD_PROJECTIONS),
         *norm(f"{half}.conv_norm_out", "conv_norm_out"),
         *layer(f"{half}.conv_out", "conv_out", convolution),
         *layer("quant_conv", "quant_conv", pointwise),
@@ -182,15 +164,13 @@ def load(
     variants = ("", "fp16") if dtype.itemsize >= 4 else ("fp16", "")
     directory = _fetch(source, variants)
 
-    def component(name: str, rows: Sequence[Row], shapes: Params, ignore: Sequence[str]) -> Params:
-        folder, stem = directory / name, STEMS[name]
-        return checkpoints.load(
-            folder, rows, shapes, dtype, stem=stem, variants=variants, ignore=ignore
-        )
+    def component(name: str, table: Sequence[Row], shapes: Params) -> Params:
+        options: dict[str, Any] = {"stem": STEMS[name], "variants": variants, "ignore": _DECODER}
+        return checkpoints.load(directory / name, table, shapes, dtype, **options)
 
     return config, {
-        "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet), ()),
-        "vae": component("vae", vae_table("encoder"), vae.parameter_shapes(config.vae), _DECODER),
+        "unet": component("unet", unet_table(config.unet), unet.parameter_shapes(config.unet)),
+        "vae": component("vae", vae_table("encoder"), vae.parameter_shapes(config.vae)),
         "prompt": empty_prompt(directory, config.text, variants),
     }
 
