@@ -6,13 +6,8 @@ python -m experiments.ablate --dataset=ade20k --data_dir=DIR --variants="robust;
 python -m experiments.ablate --search=300                     # readings, by rule, on --tune_split
 
 Each row is a run like those of experiments.eval, in a folder of its own; what was cut off goes on
-when it is started again. Leaves table.md, table.csv and a PNG of each table; of a search, search.md
-and search.json.
-
-The search changes each reading alone on the first pictures of --tune_split, takes what gains by a
-fixed rule (experiments.search), and measures it once on --split beside its controls. It also says
-which way up the maps of each start are, from the labels of --tune_split. --dataset=folder has no
-splits: --tune_images and --tune_labels name the pictures to choose on.
+when it is started again. Leaves table.md, table.csv and a PNG of each table; of a search, which
+changes each reading alone and reports what it takes on --split, search.md and search.json.
 """
 
 from functools import partial
@@ -21,8 +16,9 @@ from pathlib import Path
 from absl import flags
 
 from dsolo_jax.readings import BUNDLES, resolve
-from dsolo_jax.utils.files import atomic, write_json
+from dsolo_jax.utils.files import write_json, write_text
 from experiments import ablation, bootstrap, charts, common, search
+from experiments.tables import write_csv
 
 common.define_dataset("miniature")
 common.define_model()
@@ -58,10 +54,7 @@ def main() -> None:
         ablation.measure, load, batch_size=_BATCH_SIZE.value, overwrite=_OVERWRITE.value
     )
     config = settings | common.model_settings() | {"batch_size": _BATCH_SIZE.value}
-    if _SEARCH.value:
-        _search(output_dir, dataset, load, measure, config)
-    else:
-        _tables(output_dir, dataset, load, measure, config)
+    (_search if _SEARCH.value else _tables)(output_dir, dataset, load, measure, config)
 
 
 def _tables(output_dir, dataset, load, measure, config) -> None:
@@ -78,44 +71,37 @@ def _tables(output_dir, dataset, load, measure, config) -> None:
     }
     tallies = measure(dataset, wanted, output_dir, config, limit=_LIMIT.value)
     counts = bootstrap.draws(len(dataset.ids[: _LIMIT.value]))
-    found = {
-        table: {
-            row.name: {
-                variant: bootstrap.interval(
-                    tallies[ablation.folder(variant, table, row.name)], counts
-                )
-                for variant in variants
-            }
+    found, parts = {}, []
+    for table, rows in tables.items():
+        of_variant = {
+            variant: {r.name: tallies[ablation.folder(variant, table, r.name)] for r in rows}
+            for variant in variants
+        }
+        found[table] = {
+            row.name: {v: bootstrap.interval(of[row.name], counts) for v, of in of_variant.items()}
             for row in rows
         }
-        for table, rows in tables.items()
-    }
-    texts = []
-    for table, rows in tables.items():
-        texts.append(ablation.markdown(table, found[table]))
-        for variant in variants:
-            of_rows = {r.name: tallies[ablation.folder(variant, table, r.name)] for r in rows}
-            texts.append(ablation.gains(variant, of_rows, counts))
-    text = "\n".join(texts)
+        parts.append(ablation.markdown(table, found[table]))
+        parts += [ablation.gains(variant, of, counts) for variant, of in of_variant.items()]
+        charts.draw_table(output_dir / f"{table}.png", table, found[table])
+    text = "\n".join(parts)
     print(text)
-    _write(output_dir / "table.md", text)
-    _write(output_dir / "table.csv", ablation.comma_separated(found))
-    for table, rows in found.items():
-        charts.draw_table(output_dir / f"{table}.png", table, rows)
+    write_text(output_dir / "table.md", text)
+    write_csv(output_dir / "table.csv", ablation.lines(found))
     print(f"written to {output_dir}: table.md, table.csv, charts and the runs")
 
 
 def _search(output_dir, dataset, load, measure, config) -> None:
     changes = {"split": _TUNE_SPLIT.value}
     if dataset.name == "folder":
-        if _TUNE_IMAGES.value is None or _TUNE_LABELS.value is None:
+        changes = {"images": _TUNE_IMAGES.value, "labels": _TUNE_LABELS.value}
+        if None in changes.values():
             raise ValueError(
                 "a folder has no splits: name the pictures that readings are chosen on by "
                 "--tune_images and --tune_labels"
             )
-        changes = {"images": _TUNE_IMAGES.value, "labels": _TUNE_LABELS.value}
     tune = common.load_dataset(config | changes)
-    report = search.study(
+    text, content = search.study(
         load,
         tune,
         dataset,
@@ -128,15 +114,10 @@ def _search(output_dir, dataset, load, measure, config) -> None:
         tune_limit=_SEARCH.value,
         limit=_LIMIT.value,
     )
-    print(report.text)
-    _write(output_dir / "search.md", report.text)
-    write_json(output_dir / "search.json", config | report.content)
+    print(text)
+    write_text(output_dir / "search.md", text)
+    write_json(output_dir / "search.json", config | content)
     print(f"written to {output_dir}: search.md, search.json and the runs")
-
-
-def _write(path: Path, text: str) -> None:
-    with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

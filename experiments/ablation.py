@@ -1,12 +1,10 @@
 """Ablations of the method: named rows, each a run of its own, measured with shared encodings."""
 
 import contextlib
-import csv
 import dataclasses
-import io
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.progress import progress
 from experiments import bootstrap, evaluation
 from experiments.bootstrap import Interval, Tally
+from experiments.tables import aligned
 
 Source = tuple[tuple[str, Any], ...]  # changes to the attention source, arguments of `dsolo.load`
 
@@ -78,8 +77,6 @@ _SWEEPS = {
     "start": (["logits", "kl", "path", "velocity"], "start", clip.STARTS),
     "upsample": (["kl", "path", "velocity"], "upsample", ("bilinear", "kopf", "dense")),
 }
-
-_OF_SOURCE = ("source", "layer", "timestep")
 _TIMESTEPS = (1, 50, 100, 200, 400, 800)
 
 # The wording of the notes on the velocity, "the step changes by at most tau", in every scale that
@@ -105,19 +102,7 @@ LITERAL = tuple(
     for winner in ("smallest", "largest")
 )
 
-TABLES = ("ladder", "literal", *_SWEEPS, *_OF_SOURCE)
-
-# What the notes on the paper say of a sweep; they have no figures but the ladder's.
-PAPER_SAYS = {
-    "tau": "0.3 is best, a larger tau degenerates",
-    "epsilon": "0.1",
-    "sinkhorn": "50 rounds",
-    "ipf": "15 rounds",
-    "source": "Stable Diffusion 2 is better than the ViT foundation models",
-    "layer": "up.0 and up.1 together are best",
-    "timestep": "less noise is better",
-    "literal": "the first step that changes an entry by at most tau = 0.3; slower, more discrepant",
-}
+TABLES = ("ladder", "literal", *_SWEEPS, "source", "layer", "timestep")
 
 
 def tables(source: attention.Source) -> list[str]:
@@ -136,21 +121,16 @@ def rows(table: str, source: attention.Source, sources: Sequence[str] = ()) -> l
         ValueError: an unknown table, or one that the source cannot have.
     """
     choose(f"table of {source.name}", table, tables(source))
-    if table == "ladder":
-        return [*LADDER, *CONTROLS]
-    if table == "literal":
-        return [*LITERAL, *CONTROLS]
-    if table in _SWEEPS:
-        methods, field, values = _SWEEPS[table]
-        choices = [(str(value), {field: value}, ()) for value in values]
-    else:
-        together = [source.layers] if len(source.layers) > 1 else []
-        layers = [*together, *((name,) for name in attention.layer_names(source))]
-        methods, choices = ["path", "velocity"], {
-            "source": [(name, {}, (("attention", name),)) for name in sources],
-            "layer": [(" + ".join(x), {}, (("attention_layers", x),)) for x in layers],
-            "timestep": [(str(step), {}, (("timestep", step),)) for step in _TIMESTEPS],
-        }[table]  # fmt: skip
+    if table in ("ladder", "literal"):
+        return [*{"ladder": LADDER, "literal": LITERAL}[table], *CONTROLS]
+    methods, field, values = _SWEEPS.get(table, (["path", "velocity"], "", ()))
+    together = [source.layers] if len(source.layers) > 1 else []
+    layers = [*together, *((name,) for name in attention.layer_names(source))]
+    choices: list[tuple[str, dict[str, Any], Source]] = {
+        "source": [(name, {}, (("attention", name),)) for name in sources],
+        "layer": [(" + ".join(x), {}, (("attention_layers", x),)) for x in layers],
+        "timestep": [(str(step), {}, (("timestep", step),)) for step in _TIMESTEPS],
+    }.get(table) or [(str(value), {field: value}, ()) for value in values]
     swept = [
         Row(f"{method}, {name}" if len(methods) > 1 else name, method, changes, of_source)
         for method in methods
@@ -187,43 +167,35 @@ def measure(
     Returns:
         For each folder its pictures' intersections and unions, [S, C].
     """
-    first_of: dict[tuple[Setting, Source], str] = {}
-    for folder, setting in wanted.items():
-        first_of.setdefault(setting, folder)
-    tallies: dict[str, Tally] = {}
-    for source in dict.fromkeys(source for _, source in first_of):
-        settings = {setting: name for (setting, of), name in first_of.items() if of == source}
-        model = load(**dict(source), graph=any(needs_graph(s.method) for s in settings))
-        made = evaluation.made_with(model)
+    tallies: dict[tuple[Setting, Source], Tally] = {}
+    for source in dict.fromkeys(source for _, source in wanted.values()):
+        # The first folder of each setting holds its run.
+        names = {s: name for name, (s, of) in reversed(wanted.items()) if of == source}
+        model = load(**dict(source), graph=any(needs_graph(s.method) for s in names))
+        made = config | evaluation.made_with(model) | dict(source)
         start = time.monotonic()
         with contextlib.ExitStack() as stack:
             runs = {}
-            for setting, name in settings.items():
-                of_run = _config(config | made, setting, source, limit)
+            for setting, name in names.items():
+                of_run = made | {
+                    "limit": limit,
+                    "save_predictions": False,
+                    "method": setting.method,
+                    "threshold_applied": setting.threshold is not None,
+                    "readings": described(setting.readings),
+                }
                 run = evaluation.Run(output_dir / name, dataset, of_run, overwrite)
                 runs[setting] = stack.enter_context(run)
             todo = sorted({i for run in runs.values() for i in run.todo()})
             label = ", ".join([what, *(f"{name} {value}" for name, value in source)])
             found = evaluation.predictions(model, dataset, todo, list(runs), batch_size=batch_size)
-            for predictions in progress(found, len(todo), label) if todo else ():
-                for run, prediction in zip(runs.values(), predictions, strict=True):
-                    run.add(prediction)
+            for example, predictions in progress(found, len(todo), label) if todo else ():
+                for run, labels in zip(runs.values(), predictions, strict=True):
+                    run.add(example, labels)
             for setting, run in runs.items():
                 run.finish(time.monotonic() - start)
-                tallies[settings[setting]] = run.tally()
-    return {folder: tallies[first_of[setting]] for folder, setting in wanted.items()}
-
-
-def _config(config: dict, setting: Setting, source: Source, limit: int | None) -> dict:
-    return {
-        **config,
-        **dict(source),
-        "limit": limit,
-        "save_predictions": False,
-        "method": setting.method,
-        "threshold_applied": setting.threshold is not None,
-        "readings": described(setting.readings),
-    }
+                tallies[setting, source] = run.tally()
+    return {folder: tallies[setting] for folder, setting in wanted.items()}
 
 
 def folder(*parts: str) -> str:
@@ -239,20 +211,17 @@ def setting(row: Row, variant: Readings, protocol: datasets.Protocol) -> tuple[S
 
 
 def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Writes a table of mIoU in percent with 95 % intervals, what the paper says of it below.
+    """Writes a table of mIoU in percent with 95 % intervals, below the ladder the paper's own.
 
-    The paper's own figures are for other pictures and weights, so they have a table of their own.
+    The paper's figures are for other pictures and weights, so they have a table of their own.
     """
     variants = list(next(iter(found.values())))
-    text = _table([table, *(name or "mIoU %" for name in variants)], (
-        [row, *(str(cells[name]) for name in variants)] for row, cells in found.items()
-    ))  # fmt: skip
+    lines = ([row, *(cells[name] for name in variants)] for row, cells in found.items())
+    text = aligned([table, *(name or "mIoU %" for name in variants)], lines)
     if table == "ladder":
-        paper = ([row, *map(str, values)] for row, values in PAPER.items())
         text += "\nThe paper's ladder, from secondary notes, on photographs with OpenAI's CLIP:\n\n"
-        text += _table([table, *PAPER_SETS], paper)
-    said = PAPER_SAYS.get(table)
-    return text + (f"\nThe paper is noted to say: {said}.\n" if said else "")
+        text += aligned([table, *PAPER_SETS], ([row, *values] for row, values in PAPER.items()))
+    return text
 
 
 def gains(variant: str, tallies: Mapping[str, Tally], counts: Int[np.ndarray, "R S"]) -> str:
@@ -264,25 +233,18 @@ def gains(variant: str, tallies: Mapping[str, Tally], counts: Int[np.ndarray, "R
     """
     controls = [row.name for row in CONTROLS]
     lines = (
-        [name, *(str(bootstrap.difference(tally, tallies[c], counts)) for c in controls)]
+        [name, *(bootstrap.difference(tally, tallies[c], counts) for c in controls)]
         for name, tally in tallies.items()
         if name not in controls
     )
     over = (name.replace("control: ", "over ") for name in controls)
-    return _table([f"gains, {variant}" if variant else "gains", *over], lines)
+    return aligned([f"gains, {variant}" if variant else "gains", *over], lines)
 
 
-def _table(header: Sequence[str], lines) -> str:
-    return "".join(f"| {' | '.join(x)} |\n" for x in [header, ["---"] * len(header), *lines])
-
-
-def comma_separated(found: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> str:
-    """Writes all tables as CSV, a line for each row and variant."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["table", "row", "variant", "miou", "low", "high"])
+def lines(found: Mapping[str, Mapping[str, Mapping[str, Interval]]]) -> Iterator[Sequence[Any]]:
+    """Yields the lines of a CSV of all tables, one for each row and variant."""
+    yield "table", "row", "variant", "miou", "low", "high"
     for table, rows in found.items():
         for row, cells in rows.items():
             for variant, (low, miou, high) in cells.items():
-                writer.writerow([table, row, variant, *(f"{x:.3f}" for x in (miou, low, high))])
-    return buffer.getvalue()
+                yield table, row, variant, *(f"{x:.3f}" for x in (miou, low, high))

@@ -14,20 +14,20 @@ from dsolo_jax import attention, datasets
 from dsolo_jax.datasets import miniature
 from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES, Protocol
 from dsolo_jax.model import PRESETS
-from dsolo_jax.readings import Readings, described, resolve
+from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.discrepancy import METHODS
 
 FLAGS = flags.FLAGS
 
 _PRESET = "dslo_b16"
-_GROUPS: dict[str, list[str]] = {}  # flags of a kind, for --help; the others are the command's own
 
-_PROTOCOL = ("short_side", "long_side", "vocabulary", "background_words", "background_rule",
-             "probability_threshold", "logit_scale", "reduce_zero_label")  # fmt: skip
-_DATASET = ("dataset", "data_dir", "split", "images", "labels", "classes", "ignore",
-            "label_offset", "world_seed")  # fmt: skip
-_MODEL = ("preset", "clip", "attention", "layers", "layer_weights", "attention_size", "timestep",
-          "grid", "dtype")  # fmt: skip
+# Flags of a kind, for --help and for records of a run; the others are the command's own.
+_DATASET, _PROTOCOL, _MODEL = (
+    "The dataset",
+    "How it is run (each benchmark has its own)",
+    "The model",
+)
+_GROUPS: dict[str, list[str]] = {}
 
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
@@ -72,8 +72,17 @@ def _help() -> str:
 
 def define_method() -> flags.FlagHolder[str]:
     """Defines --method."""
-    _GROUPS["What scores"] = ["method"]
-    return flags.DEFINE_enum("method", "velocity", list(METHODS), "What scores the classes.")
+    method = flags.DEFINE_enum("method", "velocity", list(METHODS), "What scores the classes.")
+    _group("What scores", method)
+    return method
+
+
+def _group(title: str, *defined: flags.FlagHolder) -> None:
+    _GROUPS[title] = [flag.name for flag in defined]
+
+
+def _values(title: str) -> dict[str, Any]:
+    return {name: FLAGS[name].value for name in _GROUPS[title]}
 
 
 # ------------------------------------------------------------------------------- the dataset
@@ -82,37 +91,30 @@ def define_method() -> flags.FlagHolder[str]:
 def define_dataset(default: str) -> None:
     """Defines the flags that choose a dataset, and how it is run."""
     names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
-    flags.DEFINE_string("dataset", default, f"One of: {names}.")
-    flags.DEFINE_string("data_dir", None, "Where experiments.prepare put it.")
-    flags.DEFINE_string("split", "validation", "Split of it.")
-    flags.DEFINE_string("images", None, "folder: the pictures.")
-    flags.DEFINE_string("labels", None, "folder: index PNGs of the same stems.")
-    flags.DEFINE_string("classes", None, "folder: file, a class a line, synonyms ', '.")
-    flags.DEFINE_integer("ignore", 255, "folder: stored value that does not count.")
-    flags.DEFINE_integer(
-        "label_offset", 0, "folder: added to stored values; below 0 they do not count."
+    text, integer, choice = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum
+    _group(
+        _DATASET,
+        text("dataset", default, f"One of: {names}."),
+        text("data_dir", None, "Where experiments.prepare put it."),
+        text("split", "validation", "Split of it."),
+        text("images", None, "folder: the pictures."),
+        text("labels", None, "folder: index PNGs of the same stems."),
+        text("classes", None, "folder: file, a class a line, synonyms ', '."),
+        integer("ignore", 255, "folder: stored value that does not count."),
+        integer("label_offset", 0, "folder: added to stored values; below 0 they do not count."),
+        integer("world_seed", 0, "miniature: another seed is another world.", lower_bound=0),
     )
-    flags.DEFINE_integer(
-        "world_seed", 0, "miniature: another seed is another world.", lower_bound=0
+    _group(
+        _PROTOCOL,
+        integer("short_side", None, "In CLIP, pixels; the preset's or benchmark's.", lower_bound=1),
+        integer("long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1),
+        choice("vocabulary", None, list(VOCABULARIES), "Words of the classes; naclip by default."),
+        text("background_words", None, "Of class 0, separated by ', ', instead of the list's."),
+        choice("background_rule", None, list(BACKGROUND_RULES), "What makes a pixel background."),
+        flags.DEFINE_float("probability_threshold", None, "Below it a pixel is background."),
+        flags.DEFINE_float("logit_scale", None, "Of the probabilities' softmax.", lower_bound=1e-3),
+        flags.DEFINE_bool("reduce_zero_label", None, "Stored 0 does not count; others move down."),
     )
-    flags.DEFINE_integer(
-        "short_side", None, "In CLIP, pixels; the preset's or the benchmark's.", lower_bound=1
-    )
-    flags.DEFINE_integer("long_side", None, "Cap, pixels; the benchmark's, or 2048.", lower_bound=1)
-    flags.DEFINE_enum(
-        "vocabulary", None, list(VOCABULARIES), "Words of the classes; naclip by default."
-    )
-    flags.DEFINE_string(
-        "background_words", None, "Of class 0, separated by ', ', instead of the list's."
-    )
-    flags.DEFINE_enum(
-        "background_rule", None, list(BACKGROUND_RULES), "What makes a pixel background."
-    )
-    flags.DEFINE_float("probability_threshold", None, "Below it a pixel is background.")
-    flags.DEFINE_float("logit_scale", None, "Of the probabilities' softmax.", lower_bound=1e-3)
-    flags.DEFINE_bool("reduce_zero_label", None, "Stored 0 does not count; the others move down.")
-    _GROUPS["The dataset"] = list(_DATASET)
-    _GROUPS["How it is run (each benchmark has its own)"] = list(_PROTOCOL)
 
 
 def dataset_settings(name: str | None = None) -> dict[str, Any]:
@@ -122,7 +124,9 @@ def dataset_settings(name: str | None = None) -> dict[str, Any]:
         ValueError: an unknown dataset, or changes of its protocol that do not fit it.
     """
     name = name or FLAGS.dataset
-    protocol = datasets.protocol(name, **_values(_PROTOCOL))
+    changes = _values(_PROTOCOL)
+    changes["short_side"] = FLAGS.short_side or PRESETS[preset()].short_side
+    protocol = datasets.protocol(name, **changes)
     return _values(_DATASET) | {"dataset": name, "protocol": dataclasses.asdict(protocol)}
 
 
@@ -134,99 +138,74 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
             settings are missing.
     """
     name = settings.get("dataset")
-    protocol = datasets.protocol(name)
-    if "protocol" in settings:
-        fields = {field.name for field in dataclasses.fields(protocol) if field.init}
-        protocol = Protocol(**{key: settings["protocol"][key] for key in fields})
+    fields = {field.name for field in dataclasses.fields(Protocol) if field.init}
+    protocol = Protocol(**{key: settings["protocol"][key] for key in fields})
     if name == miniature.NAME:
         return miniature.load(settings["split"], settings["world_seed"], protocol=protocol)
+    needed = ("images", "labels", "classes") if name == "folder" else ("data_dir",)
+    if missing := [f"--{flag}" for flag in needed if settings.get(flag) is None]:
+        raise ValueError(f"--dataset={name} needs {', '.join(missing)} too")
     if name != "folder":
-        datasets.benchmark(name)  # an unknown name comes before a missing flag
-        _require(settings, "data_dir")
         return datasets.load(name, settings["data_dir"], settings["split"], protocol)
-    _require(settings, "images", "labels", "classes")
-    return datasets.load_folder(
-        settings["images"],
-        settings["labels"],
-        settings["classes"],
-        ignore=settings["ignore"],
-        label_offset=settings["label_offset"],
-        protocol=protocol,
-    )
-
-
-def _require(settings: Mapping[str, Any], *names: str) -> None:
-    missing = [f"--{name}" for name in names if settings.get(name) is None]
-    if missing:
-        raise ValueError(f"--dataset={settings['dataset']} needs {', '.join(missing)} too")
-
-
-def _values(names: Sequence[str]) -> dict[str, Any]:
-    return {name: FLAGS[name].value for name in names}
+    of_folder = ("images", "labels", "classes", "ignore", "label_offset")
+    return datasets.load_folder(**{key: settings[key] for key in of_folder}, protocol=protocol)
 
 
 # ------------------------------------------------------------------------------- the model
 
 
-def define_model(with_readings: bool = True) -> None:
+def define_model() -> None:
     """Defines the flags that choose a model."""
-    flags.DEFINE_enum(
-        "preset",
-        None,
-        list(PRESETS),
-        f"Weights, readings, sizes; {_PRESET} by default, for miniature that of its name.",
-    )
-    flags.DEFINE_string("clip", None, "Hub id, folder or 'miniature', instead of the preset's.")
-    flags.DEFINE_string(
-        "attention",
-        None,
-        f"Source of the patch graph: {', '.join(attention.SOURCES)}, or a hub id or folder of one.",
-    )
-    flags.DEFINE_list(
-        "layers",
-        None,
-        "Layers of the source that are averaged; up.0,up.1 of Stable Diffusion, -1 of DINO, 0 of "
-        "CLIP by default.",
-    )
-    flags.DEFINE_list("layer_weights", None, "Of each; all alike by default.")
-    flags.DEFINE_integer(
-        "attention_size",
-        None,
-        "Side of the square that the source sees, pixels; about 512 by default. 512, 768, 1024 "
-        "give Stable Diffusion 4096, 9216, 16384 patches.",
-        lower_bound=1,
-    )
-    flags.DEFINE_integer(
-        "timestep", 100, "Of Stable Diffusion's step.", lower_bound=0, upper_bound=999
-    )
-    flags.DEFINE_integer(
-        "grid", None, "Side of the solver's grid; the source's own by default.", lower_bound=1
-    )
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders.")
-    names = list(_MODEL)
-    if with_readings:
-        fields = (f"{f.name}: {f.metadata['help']}" for f in dataclasses.fields(Readings))
-        flags.DEFINE_string(
+    text, integer = flags.DEFINE_string, flags.DEFINE_integer
+    of_readings = (f"{f.name}: {f.metadata['help']}" for f in dataclasses.fields(Readings))
+    _group(
+        _MODEL,
+        flags.DEFINE_enum(
+            "preset",
+            None,
+            list(PRESETS),
+            f"Weights, readings, sizes; {_PRESET} by default, for miniature that of its name.",
+        ),
+        text("clip", None, "Hub id, folder or 'miniature', instead of the preset's."),
+        text(
+            "attention",
+            None,
+            f"Source of the patch graph: {', '.join(attention.SOURCES)}, or a hub id or folder.",
+        ),
+        flags.DEFINE_list(
+            "layers",
+            None,
+            "Layers of the source that are averaged; up.0,up.1 of Stable Diffusion, -1 of DINO, 0 "
+            "of CLIP by default.",
+        ),
+        flags.DEFINE_list("layer_weights", None, "Of each; all alike by default."),
+        integer(
+            "attention_size",
+            None,
+            "Side of the square that the source sees, pixels; about 512 by default. 512, 768, 1024 "
+            "give Stable Diffusion 4096, 9216, 16384 patches.",
+            lower_bound=1,
+        ),
+        integer("timestep", 100, "Of Stable Diffusion's step.", lower_bound=0, upper_bound=999),
+        integer("grid", None, "Side of the solver's grid; the source's by default.", lower_bound=1),
+        flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Of the encoders."),
+        text(
             "readings",
             None,
             "Instead of the preset's: 'robust', 'paper', or with changes 'robust,tau=0.3'. "
-            + "; ".join(fields)
-            + ".",
-        )
-        names.append("readings")
-    _GROUPS["The model"] = names
+            f"{'; '.join(of_readings)}.",
+        ),
+    )
 
 
 def preset() -> str:
     """Names the preset of the flag, or of the dataset."""
-    if FLAGS.preset:
-        return FLAGS.preset
-    return "miniature" if FLAGS.dataset == miniature.NAME else _PRESET
+    return FLAGS.preset or ("miniature" if FLAGS.dataset == miniature.NAME else _PRESET)
 
 
 def model_settings() -> dict[str, Any]:
-    """Collects the flags that choose a model, without readings, for a record of a run."""
-    return _values(_MODEL) | {"preset": preset()}
+    """Collects what decides a model beside what `evaluation.made_with` says, for a record."""
+    return {"preset": preset(), "timestep": FLAGS.timestep, "dtype": FLAGS.dtype}
 
 
 def readings() -> Readings:
@@ -235,7 +214,7 @@ def readings() -> Readings:
 
 
 def load_model(protocol: Protocol, **changes: Any) -> dsolo.Model:
-    """Loads the model of the flags; pictures are sized as they, the preset, or the protocol say.
+    """Loads the model of the flags, for pictures of the protocol's size.
 
     Args:
         changes: arguments of `dsolo.load` that count instead of the flags.
@@ -249,38 +228,13 @@ def load_model(protocol: Protocol, **changes: Any) -> dsolo.Model:
         "clip": FLAGS.clip,
         "attention": FLAGS.attention,
         "dtype": jnp.dtype(FLAGS.dtype),
+        "readings": readings(),
         "attention_layers": FLAGS.layers,
         "attention_weights": weights,
         "attention_size": FLAGS.attention_size,
         "timestep": FLAGS.timestep,
         "grid": FLAGS.grid,
-        **sides(protocol),
+        "short_side": protocol.short_side,
+        "long_side": protocol.long_side,
     }
     return dsolo.load(preset(), **(arguments | changes))
-
-
-def sides(protocol: Protocol) -> dict[str, int]:
-    """Gives the working size of pictures: of the flags, of a preset that has one, or a protocol."""
-    return {
-        "short_side": FLAGS.short_side or PRESETS[preset()].short_side or protocol.short_side,
-        "long_side": FLAGS.long_side or protocol.long_side,
-    }
-
-
-def model_config(model: dsolo.Model) -> dict[str, Any]:
-    """Records what of a model decides its results."""
-    config = model.config
-    return {
-        "preset": preset(),
-        "clip": config.tokenizer,
-        "attention": config.source.name,
-        "layers": list(config.source.layers),
-        "layer_weights": config.source.weights,
-        "attention_size": config.source.size,
-        "timestep": FLAGS.timestep,
-        "grid": config.grid,
-        "short_side": config.short_side,
-        "long_side": config.long_side,
-        "dtype": FLAGS.dtype,
-        "readings": described(config.readings),
-    }

@@ -6,9 +6,8 @@ python -m experiments.eval --dataset=folder --images=DIR --labels=DIR --classes=
 python -m experiments.eval --dataset=miniature
 
 Leaves results.json, confusion.csv, per_image.csv and, if asked for, predictions/<id>.png and
-panel.png (the first pictures beside their truth and prediction) in the output folder; of all, each
-in a folder of its own. A run that was cut off goes on where it stopped when it is started again, to
-the same result.
+panel.png in the output folder; of all, each in a folder of its own. A run that was cut off goes on
+where it stopped when it is started again, to the same result.
 
 Several machines share the pictures, and one output folder that all of them see, if each is started
 with --coordinator=HOST:PORT --num_processes=N --process_id=0..N-1. For one --batch_size the result
@@ -27,7 +26,7 @@ from dsolo_jax.datasets import miniature
 from dsolo_jax.solver.discrepancy import needs_graph
 from experiments import common
 from experiments.evaluation import evaluate, made_with, sentence
-from experiments.profiling import Compilations, Stopwatch
+from experiments.profiling import Stopwatch
 
 _ALL = "all"
 
@@ -55,30 +54,28 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lo
 
 def main() -> None:
     _join()
-    output_dir = Path(
-        _OUTPUT_DIR.value or f"outputs/{flags.FLAGS.dataset}_{_METHOD.value}"
-    ).expanduser()
-    chosen = {name: _dataset(name) for name in _names()}
-    watch, compilations = Stopwatch(), Compilations()
-    first = next(iter(chosen.values()))
-    model = common.load_model(
-        first.protocol, readings=common.readings(), graph=needs_graph(_METHOD.value)
-    )
+    method, dataset = _METHOD.value, flags.FLAGS.dataset
+    output_dir = Path(_OUTPUT_DIR.value or f"outputs/{dataset}_{method}").expanduser()
+    names = _prepared() if dataset == _ALL else [dataset]
+    chosen = [common.load_dataset(common.dataset_settings(name)) for name in names]
+    for one in chosen:
+        vocabulary.parse(one.classes)  # unusable names show before anything is loaded
+    watch = Stopwatch()
+    model = common.load_model(chosen[0].protocol, graph=needs_graph(method))
     made = made_with(model)
     model = pipeline.spread(model)
     watch("loading")
     found = []
-    for name, dataset in chosen.items():
-        folder = output_dir / name if flags.FLAGS.dataset == _ALL else output_dir
-        config = dataclasses.replace(model.config, **common.sides(dataset.protocol))
-        sized = dataclasses.replace(model, config=config)
-        found.append(_evaluate(sized, dataset, folder, made, watch))
+    for one in chosen:
+        sides = {side: getattr(one.protocol, side) for side in ("short_side", "long_side")}
+        sized = dataclasses.replace(model, config=dataclasses.replace(model.config, **sides))
+        folder = output_dir / one.name if dataset == _ALL else output_dir
+        found.append(_evaluate(sized, one, folder, made, watch))
     if jax.process_index() == 0:
         for results in found:
             print(sentence(results))
         if _PROFILE.value:
             print(watch)
-            print(compilations)
         print(f"written to {output_dir}")
 
 
@@ -95,10 +92,8 @@ def _join() -> None:
     jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
 
 
-def _names() -> list[str]:
-    """The dataset's, or those of all that are prepared."""
-    if flags.FLAGS.dataset != _ALL:
-        return [flags.FLAGS.dataset]
+def _prepared() -> list[str]:
+    """The benchmarks that are prepared."""
     data_dir = flags.FLAGS.data_dir
     if data_dir is None:
         raise ValueError(f"--dataset={_ALL} needs --data_dir too")
@@ -111,12 +106,6 @@ def _names() -> list[str]:
     return names
 
 
-def _dataset(name: str) -> datasets.Dataset:
-    dataset = common.load_dataset(common.dataset_settings(name))
-    vocabulary.parse(dataset.classes)  # unusable names show before anything is loaded
-    return dataset
-
-
 def _evaluate(
     model: dsolo.Model,
     dataset: datasets.Dataset,
@@ -124,8 +113,9 @@ def _evaluate(
     made: dict,
     watch: Stopwatch,
 ) -> dict:
-    count = min(_PANEL.value if _PANEL.value is not None else 8, len(dataset))
-    with_panel = _PANEL.value or (_PANEL.value is None and dataset.name == miniature.NAME)
+    panel = _PANEL.value
+    if panel is None:
+        panel = 8 if dataset.name == miniature.NAME else 0
     config = {
         **common.dataset_settings(dataset.name),
         "threshold_applied": dataset.protocol.threshold(_METHOD.value) is not None,
@@ -134,8 +124,8 @@ def _evaluate(
         "limit": _LIMIT.value,
         "method": _METHOD.value,
         "batch_size": _BATCH_SIZE.value,
-        "save_predictions": bool(_SAVE_PREDICTIONS.value or with_panel),
-        **common.model_config(model),
+        "save_predictions": bool(_SAVE_PREDICTIONS.value or panel),
+        **common.model_settings(),
         **made,
     }
     results = evaluate(
@@ -147,8 +137,8 @@ def _evaluate(
         overwrite=_OVERWRITE.value,
         **({"watch": watch} if _PROFILE.value else {}),
     )
-    if with_panel and jax.process_index() == 0:
-        _panel(dataset, output_dir, min(count, results["num_images"]))
+    if panel and jax.process_index() == 0:
+        _panel(dataset, output_dir, min(panel, results["num_images"]))
     return results
 
 

@@ -1,4 +1,4 @@
-"""per_image.csv: all there is to a run's state, a row a picture, written when the picture is done.
+"""A run's files: per_image.csv, all its state, a row a picture, written when the picture is done.
 
 Each process appends to a table of its own; in the end all are one, in the dataset's order. A row
 ends in its own checksum, so that one which is not what was written is never counted.
@@ -6,8 +6,9 @@ ends in its own checksum, so that one which is not what was written is never cou
 
 import csv
 import io
+import json
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from jaxtyping import Int
 
 from dsolo_jax import metrics
 from dsolo_jax.utils.files import atomic
+from experiments.tables import csv_line
 
 Row = tuple[str, ...]
 
@@ -41,13 +43,13 @@ def paths(output_dir: Path) -> list[Path]:
 def drop_cut_line(table: Path, header: Row) -> None:
     """Leaves the table with whole lines, its header first; what a killed run began is dropped."""
     found = table.read_bytes() if table.is_file() else b""
-    whole = found[: found.rfind(b"\n") + 1] or line(header).encode()
+    whole = found[: found.rfind(b"\n") + 1] or csv_line(header).encode()
     if whole != found:
         with atomic(table) as temporary:
             temporary.write_bytes(whole)
 
 
-def read(output_dir: Path, header: Row, ids: set[str]) -> dict[str, Row]:
+def read(output_dir: Path, header: Row, ids: Collection[str] | None = None) -> dict[str, Row]:
     """Reads the whole lines of all tables, by the picture's id; each as it was written.
 
     Raises:
@@ -67,7 +69,7 @@ def read(output_dir: Path, header: Row, ids: set[str]) -> dict[str, Row]:
                     f"{','.join(found)[:60]!r}; remove that line to have its picture run again, or "
                     "--overwrite the run"
                 )
-            if found[0] not in ids:
+            if ids is not None and found[0] not in ids:
                 raise ValueError(
                     f"{table} holds the picture {found[0]!r}, which the dataset lacks; choose "
                     "another --output_dir, or --overwrite it"
@@ -103,18 +105,22 @@ def matrices(found: Row, num_classes: int) -> Int[np.ndarray, "K C C"]:
     return result
 
 
-def write(place: Path, rows: Iterable[Sequence[Any]]) -> None:
-    """Writes a table whole, or not at all."""
-    with atomic(place) as temporary:
-        temporary.write_text("".join(map(line, rows)), encoding="utf-8")
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads config.json or results.json of a run.
 
-
-def line(cells: Iterable[Any]) -> str:
-    """Gives cells as a line of CSV."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerow(cells)
-    return file.getvalue()
+    Raises:
+        ValueError: it is not what was written.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"it holds {type(found).__name__}, wanted an object")
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}); choose another --output_dir, or --overwrite it"
+        ) from error
+    return found
 
 
 def _check(row: Row) -> str:
-    return f"{zlib.crc32(line(row).encode()):08x}"
+    return f"{zlib.crc32(csv_line(row).encode()):08x}"

@@ -9,7 +9,7 @@ prediction, legend. Panels need results of --save_predictions.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +17,13 @@ from absl import flags
 
 from dsolo_jax import draw, images, metrics
 from dsolo_jax.utils.checks import choose
-from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.files import write_text
 from dsolo_jax.utils.progress import progress
 from experiments import charts, common
 from experiments.reports import runs, table
 from experiments.reports.published import BENCHMARKS
-from experiments.reports.runs import Picture, Run
+from experiments.reports.runs import Run
+from experiments.tables import write_csv
 
 _RESULTS = flags.DEFINE_string("results", None, "Folder with results in it, at any depth.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: report in the folder of results.")
@@ -37,7 +38,7 @@ def main() -> None:
     output = Path(_OUTPUT_DIR.value).expanduser() if _OUTPUT_DIR.value else root / "report"
     found, notes = runs.read(root)
     for id_ in _IDS.value:
-        choose("picture of --ids", id_, {p.id for run in found for p in run.pictures})
+        choose("picture of --ids", id_, {id_ for run in found for id_ in run.pictures})
 
     write_tables(found, root, output)
     for run in progress(found, len(found), "report", unit="results"):
@@ -63,31 +64,26 @@ def write_tables(found: Sequence[Run], root: Path, output: Path) -> None:
         "Other datasets, mIoU in percent": others and table.markdown(others),
         "Our results": table.listing(found, root),
     }
-    texts = {
-        "table.md": "\n".join(f"## {title}\n\n{part}" for title, part in parts.items() if part),
-        "table.csv": everyone and table.as_csv(everyone),
-        "differences.csv": apart and table.as_csv(apart),
-        "others.csv": others and table.as_csv(others),
-    }
-    for name, text in texts.items():
-        (output / name).unlink(missing_ok=True)  # an earlier report's
-        if text:
-            with atomic(output / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+    text = "\n".join(f"## {title}\n\n{part}" for title, part in parts.items() if part)
+    write_text(output / "table.md", text)
+    for name, part in (("table", everyone), ("differences", apart), ("others", others)):
+        (output / f"{name}.csv").unlink(missing_ok=True)  # an earlier report's
+        if part:
+            write_csv(output / f"{name}.csv", table.as_cells(part))
     for part in filter(None, (rows, others)):
         print(table.markdown(part))
 
 
-def pictures(run: Run, ids: Sequence[str], worst: int) -> list[Picture]:
+def pictures(run: Run, ids: Sequence[str], worst: int) -> list[str]:
     """Those of `ids` that the run has, and the `worst` by mIoU of those with labelled pixels."""
-    named = [picture for picture in run.pictures if picture.id in ids]
-    scored = [picture for picture in run.pictures if picture.miou == picture.miou]
-    return list({p.id: p for p in named + sorted(scored, key=lambda p: p.miou)[:worst]}.values())
+    miou = {id_: float(row[1]) for id_, row in run.pictures.items()}
+    scored = sorted((id_ for id_ in miou if not np.isnan(miou[id_])), key=miou.__getitem__)
+    return list(dict.fromkeys([*(id_ for id_ in miou if id_ in ids), *scored[:worst]]))
 
 
 def draw_charts(run: Run, folder: Path) -> None:
     """Writes iou.png and confusion.png."""
-    matrix = runs.confusion(run, run.pictures)
+    matrix = runs.confusion(run, run.pictures.values())
     miou, iou = metrics.mean_iou(matrix)
     what = f"{run.dataset}, {run.results['method']}"
     bars = charts.iou_bars(f"{what}: IoU in percent, mean {100 * miou:.1f}", run.classes, iou)
@@ -96,37 +92,37 @@ def draw_charts(run: Run, folder: Path) -> None:
     charts.write(folder / "confusion.png", charts.confusion(title, run.classes, matrix))
 
 
-def draw_panels(run: Run, chosen: Sequence[Picture], folder: Path) -> None:
-    """Writes a panel of each chosen picture.
+def draw_panels(run: Run, ids: Iterable[str], folder: Path) -> None:
+    """Writes a panel of each picture.
 
     Raises:
         FileNotFoundError, ValueError: no predictions were saved; the dataset is not where the run
             had it, or has changed.
     """
-    predictions = {p.id: run.folder / "predictions" / f"{p.id}.png" for p in chosen}
+    predictions = {id_: run.folder / "predictions" / f"{id_}.png" for id_ in ids}
     for path in predictions.values():
         if not path.is_file():
             raise FileNotFoundError(
                 f"no prediction at {path}; evaluate again with --save_predictions --overwrite"
             )
-    dataset = common.load_dataset(run.results["config"]) if chosen else None
-    for picture in chosen:
-        index = dataset.ids.index(choose(f"picture of {dataset.name}", picture.id, dataset.ids))
-        labels, example = images.read_labels(predictions[picture.id]), dataset[index]
+    dataset = common.load_dataset(run.results["config"]) if predictions else None
+    for id_, path in predictions.items():
+        index = dataset.ids.index(choose(f"picture of {dataset.name}", id_, dataset.ids))
+        labels, example = images.read_labels(path), dataset[index]
         if labels.shape != example["labels"].shape:
             raise ValueError(
-                f"{predictions[picture.id]} is {labels.shape}, wanted the size of its truth, "
+                f"{path} is {labels.shape}, wanted the size of its truth, "
                 f"{example['labels'].shape}: the dataset has changed since; evaluate again"
             )
-        _, iou = metrics.mean_iou(runs.confusion(run, (picture,)))
+        miou, iou = metrics.mean_iou(runs.confusion(run, [run.pictures[id_]]))
         panel = draw.panel(
             [(example["image"], example["labels"], labels)],
             run.classes,
-            titles=(picture.id, "truth", f"prediction, mIoU {100 * picture.miou:.1f}"),
+            titles=(id_, "truth", f"prediction, mIoU {100 * miou:.1f}"),
             remarks=["" if np.isnan(value) else f"IoU {100 * value:.1f}" for value in iou],
             side=640,
         )
-        images.write_png(folder / f"{picture.id}.png", panel)
+        images.write_png(folder / f"{id_}.png", panel)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
+from scipy.stats import mannwhitneyu
 
 import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets, pipeline, vocabulary
@@ -18,6 +18,7 @@ from dsolo_jax.readings import BUNDLES, Readings, described
 from dsolo_jax.utils import checks
 from experiments import bootstrap
 from experiments.bootstrap import Interval, Tally
+from experiments.tables import aligned
 
 # Values that the search tries for each reading. What makes a family consistent with itself, which
 # discrepancy wins, is not searched: the families must not be mixed. Nor is the start of the paper's
@@ -53,13 +54,6 @@ class Choice(NamedTuple):
     gains: dict[str, Interval]
 
 
-class Report(NamedTuple):
-    """A study as text for people and as content for a JSON file."""
-
-    text: str
-    content: dict[str, Any]
-
-
 def choose(
     start: Readings,
     options: Mapping[str, Sequence],
@@ -83,13 +77,12 @@ def choose(
         if value != getattr(start, name)
     }
     gains = _gains(start, changes, measure, counts)
-    candidates: dict[str, str] = {}
-    for label, gain in sorted(gains.items(), key=lambda item: item[1].estimate):
-        if gain.low > 0:
-            candidates[label.partition("=")[0]] = label  # the last one is the best
+    ranked = sorted(gains, key=lambda label: gains[label].estimate)
+    # Of each reading the best that gains, as the last one counts.
+    candidates = {label.partition("=")[0]: label for label in ranked if gains[label].low > 0}
     if not candidates:
         return Choice(start, gains)
-    best = max(candidates.values(), key=lambda label: gains[label].estimate)
+    best = max(candidates.values(), key=ranked.index)
     taken = changes[best]
     if len(candidates) > 1:
         together = {k: v for label in candidates.values() for k, v in changes[label].items()}
@@ -124,12 +117,15 @@ def study(
     methods: Sequence[str],
     tune_limit: int,
     limit: int | None,
-) -> Report:
+) -> tuple[str, dict[str, Any]]:
     """Searches each family, source and method on `tune`, and reports on `held_out`.
 
     Args:
         load: of a model, with changes.
         measure_tune, measure_held_out: `ablation.measure` of either dataset.
+
+    Returns:
+        A study as text for people and as content for a JSON file.
     """
     for family in families:
         checks.choose("family", family, _OF_FAMILY)
@@ -140,14 +136,12 @@ def study(
     counts = bootstrap.draws(scenes, 10_000)  # enough for far tails
     known: dict[str, Tally] = {}
 
+    def setting(method: str, readings: Readings, source: str, dataset: datasets.Dataset):
+        threshold = dataset.protocol.threshold(method)
+        return Setting(method, readings, threshold), (("attention", source),)
+
     def measure(method: str, source: str, variants: Mapping[str, Readings]):
-        wanted = {
-            label: (
-                Setting(method, r, tune.protocol.threshold(method)),
-                (("attention", source),),
-            )
-            for label, r in variants.items()
-        }
+        wanted = {label: setting(method, r, source, tune) for label, r in variants.items()}
         lacking = {_digest(one): one for one in wanted.values() if _digest(one) not in known}
         known.update(measure_tune(lacking, output_dir / "tune", what=f"{source} {method}"))
         return {label: known[_digest(one)] for label, one in wanted.items()}
@@ -163,31 +157,21 @@ def study(
         for source in sources
         for method in methods
     }
-
-    wanted, compared = {}, {}
-    for (family, source, method), choice in chosen.items():
-        for name, r in (("bundle", BUNDLES[family]), ("chosen", choice.readings)):
-            label = f"{family}, {source}, {method}, {name}"
-            compared[label] = [f"{label}, {control}" for control in _CONTROLS]
-            for key, one in zip((label, *compared[label]), (method, *_CONTROLS), strict=True):
-                threshold = held_out.protocol.threshold(one)
-                wanted[key] = Setting(one, r, threshold), (("attention", source),)
-    tallies = measure_held_out(
-        {_digest(one): one for one in wanted.values()}, output_dir / "held_out", what="held out"
-    )
-    counts = bootstrap.draws(len(held_out.ids[:limit]))
-    rows = {
-        label: [
-            bootstrap.interval(tallies[_digest(wanted[label])], counts),
-            *(
-                bootstrap.difference(
-                    tallies[_digest(wanted[label])], tallies[_digest(wanted[control])], counts
-                )
-                for control in controls
-            ),
+    compared = {  # each result and its controls
+        f"{', '.join(key)}, {name}": [
+            setting(method, readings, key[1], held_out) for method in (key[2], *_CONTROLS)
         ]
-        for label, controls in compared.items()
+        for key, choice in chosen.items()
+        for name, readings in (("bundle", BUNDLES[key[0]]), ("chosen", choice.readings))
     }
+    wanted = {_digest(one): one for settings in compared.values() for one in settings}
+    tallies = measure_held_out(wanted, output_dir / "held_out", what="held out")
+    counts = bootstrap.draws(len(held_out.ids[:limit]))
+    rows = {}
+    for label, settings in compared.items():
+        result, *controls = (tallies[_digest(one)] for one in settings)
+        gains = (bootstrap.difference(result, control, counts) for control in controls)
+        rows[label] = [bootstrap.interval(result, counts), *gains]
     content = {
         "uprightness": upright,
         "searches": {
@@ -196,25 +180,31 @@ def study(
         },
         "held_out": rows,
     }
-    return Report(_markdown(upright, rows, chosen), content)
+    return _markdown(upright, rows, chosen), content
 
 
 def _markdown(upright, rows, chosen) -> str:
-    heads = ("readings", "mIoU %", *(f"over {name}" for name in _CONTROLS))
-    lines = ["| start | AUC of its maps | |", "| --- | --- | --- |"]
-    lines += [
-        f"| {start} | {auc:.3f} | {'upright' if auc > 0.5 else 'inverted'} |"
-        for start, auc in upright.items()
-    ]
-    lines += ["", f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
-    lines += [f"| {label} | {' | '.join(map(str, cells))} |" for label, cells in rows.items()]
-    lines += ["", "| search | chosen |", "| --- | --- |"]
-    lines += [f"| {', '.join(key)} | {described(one.readings)} |" for key, one in chosen.items()]
-    for key, choice in chosen.items():
-        lines += ["", f"| {', '.join(key)} | gain on tune |", "| --- | --- |"]
-        ranked = sorted(choice.gains.items(), key=lambda item: -item[1].estimate)
-        lines += [f"| {label} | {gain} |" for label, gain in ranked]
-    return "\n".join(lines) + "\n"
+    ways = ((s, f"{auc:.3f}", "upright" if auc > 0.5 else "inverted") for s, auc in upright.items())
+    over = (f"over {name}" for name in _CONTROLS)
+    names = {", ".join(key): choice for key, choice in chosen.items()}
+    return "\n".join(
+        [
+            aligned(("start", "AUC of its maps", ""), ways),
+            aligned(("readings", "mIoU %", *over), ([label, *r] for label, r in rows.items())),
+            aligned(
+                ("search", "chosen"),
+                ((name, described(choice.readings)) for name, choice in names.items()),
+                texts=("chosen",),
+            ),
+            *(
+                aligned(
+                    (name, "gain on tune"),
+                    sorted(choice.gains.items(), key=lambda item: -item[1].estimate),
+                )
+                for name, choice in names.items()
+            ),
+        ]
+    )
 
 
 def _digest(setting: Any) -> str:
@@ -258,7 +248,7 @@ def auc(scores: Float[np.ndarray, "N"], positive: Bool[np.ndarray, "N"]) -> floa
 
     Half a pair where they tie; 0.5 where there is no pair.
     """
-    n, m = positive.sum(), (~positive).sum()
-    if not n or not m:
+    if positive.all() or not positive.any():
         return 0.5
-    return float((rankdata(scores)[positive].sum() - n * (n + 1) / 2) / (n * m))
+    pairs = positive.sum() * (~positive).sum()
+    return float(mannwhitneyu(scores[positive], scores[~positive]).statistic / pairs)

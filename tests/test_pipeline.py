@@ -17,7 +17,7 @@ from dsolo_jax import background, devices, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, resolve
-from experiments.profiling import Compilations
+from tests.oracles.compilations import Compilations
 from tests.oracles.colours import CLASSES, COLOURS
 
 METHODS = [method for method in dsolo.METHODS if method != "class_token"]

@@ -3,30 +3,20 @@
 from pathlib import Path
 from typing import NamedTuple
 
-# In the order of the papers' tables, with their titles there.
-BENCHMARKS = {
-    "voc21": "VOC21",
-    "context60": "PC60",
-    "coco_object": "Object",
-    "voc20": "VOC20",
-    "cityscapes": "City",
-    "context59": "PC59",
-    "ade20k": "ADE",
-    "coco_stuff": "Stuff",
+# In the order of the papers' tables: title there, and pictures of the validation set, which the
+# numbers below are of; Context's is one more with the original files.
+_BENCHMARKS = {
+    "voc21": ("VOC21", 1449),
+    "context60": ("PC60", 5104),
+    "coco_object": ("Object", 5000),
+    "voc20": ("VOC20", 1449),
+    "cityscapes": ("City", 500),
+    "context59": ("PC59", 5104),
+    "ade20k": ("ADE", 2000),
+    "coco_stuff": ("Stuff", 5000),
 }
-
-# Pictures of their validation sets, which the numbers below are of; Context's is one more with the
-# original files.
-PICTURES = {
-    "voc21": 1449,
-    "context60": 5104,
-    "coco_object": 5000,
-    "voc20": 1449,
-    "cityscapes": 500,
-    "context59": 5104,
-    "ade20k": 2000,
-    "coco_stuff": 5000,
-}
+BENCHMARKS = {name: title for name, (title, _) in _BENCHMARKS.items()}
+PICTURES = {name: pictures for name, (_, pictures) in _BENCHMARKS.items()}
 
 # None of these was measured here. Averages are over the eight, and agree with them where all are
 # known. The source is one of those below, or the repository in whose README they are.

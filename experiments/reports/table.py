@@ -1,14 +1,14 @@
 """Tables of results: ours beside the published ones, how far they are apart, and all others."""
 
-import csv
-import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 
 from dsolo_jax.model import PRESETS
 from experiments.reports.published import BENCHMARKS, PICTURES, PUBLISHED, SOURCES, Row
 from experiments.reports.runs import Run
+from experiments.tables import aligned
 
 # What makes two results those of one method, so that they stand in one row. The rest of a config
 # belongs to the dataset: its files, its working size, its background.
@@ -25,46 +25,35 @@ def ours(runs: Sequence[Run]) -> list[Row]:
 
     A further result of a method on the same dataset has a row of its own, by its folder's name.
     """
-    groups: dict[str, list[dict[str, Run]]] = {}
+    rows: dict[tuple[str, int], dict[str, Run]] = {}
     for run in runs:
-        members = groups.setdefault(json.dumps(_settings(run), sort_keys=True), [{}])
-        if run.dataset in members[0]:
-            members.append({})
-        members[-1 if run.dataset in members[0] else 0][run.dataset] = run
-    everyone = [json.loads(settings) for settings in groups]
+        method = json.dumps({name: run.results["config"].get(name) for name in _METHOD})
+        number = next(n for n in count() if run.dataset not in rows.get((method, n), {}))
+        rows.setdefault((method, number), {})[run.dataset] = run
+    everyone = [json.loads(method) for method, _ in rows]
     return [
-        _row(settings, group, everyone, again=number > 0)
-        for settings, members in zip(everyone, groups.values(), strict=True)
-        for number, group in enumerate(members)
+        _row(settings, of_row, everyone, again=number > 0)
+        for settings, ((_, number), of_row) in zip(everyone, rows.items(), strict=True)
     ]
 
 
-def _settings(run: Run) -> dict:
-    """The part of a config that is the method's, on one level."""
-    settings = {name: run.results["config"].get(name) for name in _METHOD}
-    readings = settings["readings"]
-    if isinstance(readings, dict):
-        settings |= {"readings": None, **readings}
-    return settings
-
-
-def _row(settings: dict, group: dict[str, Run], everyone: Sequence[dict], again: bool) -> Row:
-    name, method = settings["preset"], settings["method"]
-    rivals = [s for s in everyone if (s["preset"], s["method"]) == (name, method)]
+def _row(settings: dict, runs: dict[str, Run], everyone: Sequence[dict], again: bool) -> Row:
+    preset, method = settings["preset"], settings["method"]
+    rivals = [s for s in everyone if (s["preset"], s["method"]) == (preset, method)]
     differing = [
-        f"{key}={_short(value)}"
-        for key, value in settings.items()
-        if any(rival.get(key) != value for rival in rivals)
+        f"{name}={_short(value)}"
+        for name, value in settings.items()
+        if any(rival[name] != value for rival in rivals)
     ]
-    differing += [f"again in {run.folder.name}" for run in group.values() if again]
-    miou = {dataset: 100 * run.results["miou"] for dataset, run in group.items()}
-    partial = frozenset(dataset for dataset, run in group.items() if not _whole(run))
+    differing += [f"again in {run.folder.name}" for run in runs.values() if again]
+    miou = {dataset: 100 * run.results["miou"] for dataset, run in runs.items()}
+    partial = frozenset(dataset for dataset, run in runs.items() if not _whole(run))
     complete = miou.keys() - partial >= BENCHMARKS.keys()
-    own = PRESETS[name].clip if name in PRESETS else None  # another CLIP is of no known scale
-    scale = _SCALES.get(name.rsplit("_", 1)[-1], "?") if settings["clip"] in (None, own) else "?"
+    own = PRESETS[preset].clip if preset in PRESETS else None  # another CLIP is of no known scale
+    known = settings["clip"] in (None, own)
     return Row(
-        method=" ".join(filter(None, (f"ours: {name} {method}", ", ".join(differing)))),
-        scale=scale,
+        method=" ".join(filter(None, (f"ours: {preset} {method}", ", ".join(differing)))),
+        scale=_SCALES.get(preset.rsplit("_", 1)[-1], "?") if known else "?",
         miou=miou,
         average=sum(map(miou.get, BENCHMARKS)) / len(BENCHMARKS) if complete else None,
         source="here",
@@ -107,8 +96,9 @@ def differences(rows: Iterable[Row]) -> list[Row]:
 
 def together(rows: Sequence[Row]) -> list[Row]:
     """Puts ours after the published rows of their scale."""
-    scales = dict.fromkeys(row.scale for row in (*PUBLISHED, *rows))
-    return [row for scale in scales for row in (*PUBLISHED, *rows) if row.scale == scale]
+    both = (*PUBLISHED, *rows)
+    scales = list(dict.fromkeys(row.scale for row in both))
+    return sorted(both, key=lambda row: scales.index(row.scale))
 
 
 def _columns(rows: Iterable[Row]) -> list[str]:
@@ -121,32 +111,19 @@ def markdown(rows: Sequence[Row], *, sign: str = "") -> str:
     """Writes a markdown table that reads well as text, to a tenth as the papers print them."""
     names = _columns(rows)
     head = ["method", "CLIP", *(BENCHMARKS.get(name, name) for name in names), "average", "source"]
-    body = [
-        [
+    form = f"{sign}z.1f"
+    lines = (
+        (
             row.method,
             row.scale,
-            *(
-                _number(row.miou.get(name), f"{sign}z.1f") + "\\*" * (name in row.partial)
-                for name in names
-            ),
-            _number(row.average, f"{sign}z.1f"),
+            *(_number(row.miou.get(n), form) + "\\*" * (n in row.partial) for n in names),
+            _number(row.average, form),
             row.source,
-        ]
-        for row in rows
-    ]
-    widths = [max(map(len, column)) for column in zip(head, *body, strict=True)]
-    numbers = range(2, len(head) - 1)
-
-    def line(cells: Sequence[str]) -> str:
-        padded = (
-            text.rjust(width) if i in numbers else text.ljust(width)
-            for i, (text, width) in enumerate(zip(cells, widths, strict=True))
         )
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * (w - 1) + ":" if i in numbers else "-" * w for i, w in enumerate(widths)]
+        for row in rows
+    )
     note = f"\n{_PARTIAL}\n" if any(row.partial for row in rows) else ""
-    return "\n".join(map(line, (head, rule, *body))) + "\n" + note
+    return aligned(head, lines, texts=("CLIP", "source")) + note
 
 
 def legend() -> str:
@@ -167,18 +144,14 @@ def listing(runs: Sequence[Run], root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def as_csv(rows: Sequence[Row]) -> str:
-    """Writes the rows as CSV, to a thousandth; what is not known is empty."""
+def as_cells(rows: Sequence[Row]) -> Iterator[Sequence[str]]:
+    """Yields the lines of a CSV, to a thousandth; what is not known is empty."""
     names = _columns(rows)
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(("method", "clip", *names, "average", "partial", "source", "remark"))
+    yield "method", "clip", *names, "average", "partial", "source", "remark"
     for row in rows:
-        numbers = [_number(value, "z.3f", "") for value in (*map(row.miou.get, names), row.average)]
-        writer.writerow(
-            (row.method, row.scale, *numbers, " ".join(sorted(row.partial)), row.source, row.remark)
-        )
-    return file.getvalue()
+        numbers = (_number(x, "z.3f", "") for x in (*map(row.miou.get, names), row.average))
+        partial = " ".join(sorted(row.partial))
+        yield row.method, row.scale, *numbers, partial, row.source, row.remark
 
 
 def _number(value: float | None, form: str, unknown: str = "–") -> str:

@@ -1,8 +1,12 @@
 """The drivers as a user starts them."""
 
+import contextlib
 import importlib
+import io
+import runpy
 import subprocess
 import sys
+from unittest import mock
 
 from absl import flags
 
@@ -15,7 +19,26 @@ def command(module, *flags):
 
 
 def run(module, *flags, env=None):
+    """The command in a process of its own."""
     return subprocess.run(command(module, *flags), capture_output=True, text=True, env=env)
+
+
+def call(module, *flags):
+    """The same in this process, which has imported and compiled what it needs."""
+    said, errors, code = io.StringIO(), io.StringIO(), 0
+    _forget_flags()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(errors):
+        try:
+            with mock.patch.object(sys, "argv", [module, *flags]):
+                runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code or 0
+            if isinstance(code, str):  # as Python does at the end of a process
+                print(code, file=errors)
+                code = 1
+        finally:
+            _forget_flags()
+    return subprocess.CompletedProcess(flags, code, said.getvalue(), errors.getvalue())
 
 
 def driver(module):
@@ -27,9 +50,9 @@ def driver(module):
 
 
 def _forget_flags():
-    for module in list(flags.FLAGS.flags_by_module_dict()):
-        if module.startswith("experiments."):
-            for flag in flags.FLAGS.get_flags_for_module(module):
+    for module, defined in list(flags.FLAGS.flags_by_module_dict().items()):
+        if module.startswith("experiments.") or "/experiments/" in module:
+            for flag in list(defined):
                 delattr(flags.FLAGS, flag.name)
 
 

@@ -11,17 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from running import run
+from running import call
 
 import dsolo_jax as dsolo
 from dsolo_jax import attention, pipeline
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
-from dsolo_jax.readings import BUNDLES, described
+from dsolo_jax.readings import BUNDLES, described, resolve
 from dsolo_jax.solver.discrepancy import METHODS
 from experiments import ablation, bootstrap
 from experiments.ablation import CONTROLS, LADDER, PAPER, Row
 from experiments.evaluation import evaluate, made_with
+from experiments.tables import csv_line
 
 LIMIT = 2
 WANTED = {
@@ -39,7 +40,15 @@ def dataset():
 
 @pytest.fixture(scope="module")
 def load():
-    return partial(dsolo.load, "miniature")
+    """Loads the miniature once with a graph and once without, whatever the readings."""
+    loaded = {graph: dsolo.load("miniature", graph=graph) for graph in (True, False)}
+
+    def load(graph=True, readings="robust"):
+        model = loaded[graph]
+        config = dataclasses.replace(model.config, readings=resolve(readings))
+        return dataclasses.replace(model, config=config)
+
+    return load
 
 
 def measure(load, dataset, folder, wanted=WANTED, **options):
@@ -126,17 +135,27 @@ def stub_graph(params, squares):
     return None
 
 
+def stub_class_maps(params, text, pictures):
+    maps = np.zeros((len(pictures.grids), len(text), 4), np.float32)
+    return pipeline.ClassMaps(maps, maps[..., 0])
+
+
 def stub_scores(query_class, maps, graph):
-    side = round(maps.cosines.shape[-1] ** 0.5)
-    return maps.cosines.reshape(len(maps.cosines), len(query_class), side, side)
+    return jnp.zeros((len(maps.cosines), len(query_class), 2, 2))
 
 
-STUBS = {stub_graph: stub_graph, stub_scores: stub_scores}  # not jitted, which takes its time
+def stub_to_pixels(pixels, *args):
+    return lambda: pipeline.Result(np.zeros(pixels.shape[:2], np.int32), None)
+
+
+# Not jitted, which takes its time.
+STUBS = {stub: stub for stub in (stub_graph, stub_class_maps, stub_scores)}
 
 
 def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_path, monkeypatch):
-    """All of the way but the solver and the networks of the sources."""
-    model = dsolo.load("miniature", attention="miniature", attention_size=64)
+    """All of the way but the networks, the solver and the upsampling."""
+    model = dsolo.load("miniature", attention="miniature", attention_size=64, graph=False)
+    model.params["attention"] = {}  # it will not be asked
     clip = model.config.clip, model.params["clip"]
     source, sources = model.config.source, []
 
@@ -145,8 +164,8 @@ def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_pa
         sources.append(changes)
         return model
 
-    monkeypatch.setattr(pipeline, "graph", stub_graph)
-    monkeypatch.setattr(pipeline, "scores", stub_scores)
+    for name in ("graph", "class_maps", "scores", "to_pixels"):
+        monkeypatch.setattr(pipeline, name, globals()[f"stub_{name}"])
     called = counted(monkeypatch)
     tables = {name: ablation.rows(name, source, ["clip", "appearance"]) for name in ablation.TABLES}
     wanted = {}
@@ -193,9 +212,9 @@ def _hashable(row):
 def ladder(tmp_path_factory):
     """The command's ladder and a sweep that shares rows with it, and what it printed."""
     folder = tmp_path_factory.mktemp("ladder")
-    flags = (f"--limit={LIMIT}", "--batch_size=1", "--variants=robust, presence=0.1")
+    flags = (f"--limit={LIMIT}", f"--batch_size={LIMIT}", "--variants=robust, presence=0.1")
     flags = (*flags, "--tables=ladder,max_steps", f"--output_dir={folder}")
-    done = run("ablate", *flags)
+    done = call("ablate", *flags)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -232,11 +251,10 @@ def test_the_command_writes_tables_of_its_runs(ladder):
 def test_a_row_of_the_ladder_is_eval_with_its_readings(row, ladder, load, dataset, tmp_path):
     place = ladder[0] / ablation.folder("robust, presence=0.1", "ladder", row.name)
     config = json.loads((place / "config.json").read_text())
-    model = load(readings=config["readings"])
-    assert {key: config[key] for key in ("weights", "code")} == made_with(
-        load(graph=METHODS[row.method].needs_graph)
-    )
-    evaluate(model, dataset, tmp_path, config)
+    model = load(METHODS[row.method].needs_graph, config["readings"])
+    made = made_with(load(graph=True, readings=config["readings"]))  # some row needs the graph
+    assert {key: config[key] for key in made} == made
+    evaluate(model, dataset, tmp_path, config, batch_size=LIMIT)
     for name in ("config.json", "per_image.csv", "confusion.csv"):
         assert (place / name).read_bytes() == (tmp_path / name).read_bytes()
 
@@ -253,7 +271,7 @@ def test_a_row_of_the_ladder_is_eval_with_its_readings(row, ladder, load, datase
     ],
 )
 def test_errors_are_one_message(flags, message, tmp_path):
-    done = run("ablate", f"--output_dir={tmp_path}", *flags)
+    done = call("ablate", f"--output_dir={tmp_path}", *flags)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
     assert not list(tmp_path.iterdir())
@@ -262,8 +280,8 @@ def test_errors_are_one_message(flags, message, tmp_path):
 # ------------------------------------------------------------------------------- their parts
 
 
-def test_layers_are_taken_together_and_each_once(load):
-    source = load(attention="miniature", graph=False).config.source
+def test_layers_are_taken_together_and_each_once():
+    source = dsolo.load("miniature", attention="miniature", graph=False).config.source
     rows = [row for row in ablation.rows("layer", source) if row.method == "path"]
     assert [dict(row.source)["attention_layers"] for row in rows] == [
         ("up.0", "up.1"),
@@ -277,13 +295,13 @@ def test_layers_are_taken_together_and_each_once(load):
 def test_the_papers_ladder_has_a_table_of_its_own():
     cells = {"robust": bootstrap.Interval(40.0, 50.5, 55.0)}
     found = {row.name: cells for row in (*LADDER, *CONTROLS)}
-    lines = ablation.markdown("ladder", found).splitlines()
+    lines = [" ".join(line.split()) for line in ablation.markdown("ladder", found).splitlines()]
     assert lines[0] == "| ladder | robust |"
     assert "| VI velocity | 50.50 [40.00, 55.00] |" in lines
     assert "| control: propagate | 50.50 [40.00, 55.00] |" in lines
     assert "| VI velocity | 67.8 | 28.9 | 43.3 | 23.0 |" in lines
     assert set(PAPER) == {row.name for row in LADDER}
-    rows = list(csv.DictReader(ablation.comma_separated({"ladder": found}).splitlines()))
+    rows = list(csv.DictReader(map(csv_line, ablation.lines({"ladder": found}))))
     assert [row["row"] for row in rows] == list(found)
     assert {(row["variant"], row["low"], row["high"]) for row in rows} == {
         ("robust", "40.000", "55.000")

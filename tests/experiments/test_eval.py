@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from running import MINIATURE, command, run, write_folder
+from running import MINIATURE, call, command, run, write_folder
 
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, draw, images, metrics
@@ -57,7 +57,7 @@ def copy(whole, tmp_path):
 def commanded(tmp_path_factory):
     """An uninterrupted run from the command line."""
     folder = tmp_path_factory.mktemp("commanded")
-    done = run("eval", *MINIATURE, f"--limit={SCENES}", f"--output_dir={folder}")
+    done = call("eval", *MINIATURE, f"--limit={SCENES}", f"--output_dir={folder}")
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -183,11 +183,11 @@ def test_killed_half_way_and_run_again_from_the_command_line(commanded, tmp_path
 
 
 def test_devices_and_processes_change_no_bit(whole, tmp_path):
-    """Eight devices in one process, and two processes."""
+    """Three devices in one process, and two processes."""
     flags = (*MINIATURE, f"--limit={SCENES}", "--batch_size=2")
-    count = "--xla_force_host_platform_device_count=8"
-    eight = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
-    done = run("eval", *flags, f"--output_dir={tmp_path}/devices", env=eight)
+    count = "--xla_force_host_platform_device_count=3"
+    three = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+    done = run("eval", *flags, f"--output_dir={tmp_path}/devices", env=three)
     assert done.returncode == 0, done.stderr
     assert contents(tmp_path / "devices") == contents(whole)
 
@@ -258,7 +258,7 @@ def test_the_panel_is_of_the_saved_predictions(commanded, dataset, tmp_path):
     predictions = [folder / "predictions" / f"{id_}.png" for id_ in dataset.ids[:2]]
     images.write_png(predictions[0], np.full_like(dataset[0]["labels"], 3))
     flags = ("--dataset=miniature", "--panel=2", f"--limit={SCENES}", f"--output_dir={folder}")
-    done = run("eval", *flags)
+    done = call("eval", *flags)
     assert done.returncode == 0, done.stderr
     assert "was finished already" in done.stdout and "images/s" not in done.stderr
     assert (folder / "results.json").read_bytes() == (commanded / "results.json").read_bytes()
@@ -293,7 +293,7 @@ def test_overwriting_leaves_nothing_old(whole, copy, model, dataset):
 def test_other_weights_and_other_code_are_refused(commanded, model, dataset, monkeypatch):
     config = json.loads((commanded / "config.json").read_text())
     made = made_with(model)
-    assert {key: config[key] for key in made} == made and set(made) == {"weights", "code"}
+    assert {key: config[key] for key in made} == made and {"weights", "code"} < set(made)
 
     bias = model.params["clip"]["vision"]["blocks_0"]["query"]["bias"]
     params = jax.tree.map(lambda x: x + 1e-3 if x is bias else x, model.params)
@@ -372,14 +372,14 @@ def test_a_damaged_picture_is_named(model, dataset, tmp_path):
 
 def test_readings_change_the_result_and_are_recorded(commanded, tmp_path):
     flags = (*MINIATURE, f"--limit={SCENES}", "--readings=robust, start=maskclip, tau=0.3")
-    done = run("eval", *flags, f"--output_dir={tmp_path}")
+    done = call("eval", *flags, f"--output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     results, before = results_of(tmp_path), results_of(commanded)
     assert results["config"]["readings"] == "robust,start=maskclip,tau=0.3"
     assert results["config"] | {"readings": "robust,start=maskclip"} == before["config"]
     assert results["miou"] != before["miou"]
 
-    done = run("eval", *flags, f"--output_dir={commanded}")
+    done = call("eval", *flags, f"--output_dir={commanded}")
     assert (
         done.returncode == 1
         and (
@@ -396,7 +396,7 @@ def test_methods_without_a_graph_need_no_weights_of_its_source(method, dataset, 
     source = tmp_path / "source"
     shutil.copytree(bundle, source, ignore=shutil.ignore_patterns("*.safetensors"))
     flags = (*MINIATURE, f"--attention={source}", "--limit=2", f"--output_dir={tmp_path}/run")
-    done = run("eval", *flags, f"--method={method}")
+    done = call("eval", *flags, f"--method={method}")
     assert done.returncode == 0, done.stderr
     with_graph = dsolo.load("miniature", attention=bundle)
     assert with_graph.params["attention"] is not None
@@ -425,7 +425,7 @@ def folder_flags(dataset, tmp_path_factory):
     ],
 )
 def test_errors_are_one_message(flags, message, folder_flags, tmp_path):
-    done = run("eval", *folder_flags, f"--output_dir={tmp_path}", *flags)
+    done = call("eval", *folder_flags, f"--output_dir={tmp_path}", *flags)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import per_image
+from experiments.tables import csv_line, write_csv
 
 HEADER = per_image.columns(["seen"])
 IDS = ("one", "two", "three")
@@ -20,7 +21,7 @@ def rows():
 @pytest.fixture
 def table(rows, tmp_path):
     path = per_image.path(tmp_path, 0)
-    per_image.write(path, [HEADER, *rows[0].values()])
+    write_csv(path, [HEADER, *rows[0].values()])
     return path
 
 
@@ -92,7 +93,7 @@ def test_fields_beyond_csvs_own_limit(tmp_path):
     matrix = np.random.default_rng(0).integers(1, 1000, (150, 150))
     row = per_image.row("x", [matrix, matrix])
     assert len(row[3]) > 131_072
-    per_image.write(per_image.path(tmp_path, 0), [HEADER, row])
+    write_csv(per_image.path(tmp_path, 0), [HEADER, row])
     found = per_image.read(tmp_path, HEADER, {"x"})
     np.testing.assert_array_equal(per_image.matrices(found["x"], 150)[0], matrix)
 
@@ -104,4 +105,4 @@ def test_a_cut_line_is_dropped(table):
     assert table.read_bytes() == whole
     table.write_bytes(whole[:5])
     per_image.drop_cut_line(table, HEADER)
-    assert table.read_text() == per_image.line(HEADER)
+    assert table.read_text() == csv_line(HEADER)
