@@ -31,10 +31,7 @@ _VARIANTS = flags.DEFINE_string(
 _SOURCES = flags.DEFINE_list(
     "sources", ["clip", "appearance"], "Attention sources of the table 'source' and of a search."
 )
-_LIMIT = flags.DEFINE_integer("limit", None, "Only the first pictures.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Pictures at a time.", lower_bound=1)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: outputs/<dataset>_ablation.")
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew in folders that hold a run.")
+_LIMIT, _BATCH_SIZE, _OUTPUT_DIR, _OVERWRITE = common.define_run("outputs/<dataset>_ablation", 8)
 _SEARCH = flags.DEFINE_integer(
     "search", None, "Search the readings on so many pictures, instead of tables.", lower_bound=2
 )

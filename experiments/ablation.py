@@ -153,16 +153,14 @@ def measure(
 ) -> dict[str, Tally]:
     """Runs every setting over the dataset, each into the folder of its name below `output_dir`.
 
-    The folders are like those of `evaluation.evaluate`, and like there what they hold is not run
-    again. A picture goes through the attention source once, and through CLIP once for each start,
-    whatever the number of settings that share a source.
+    What the folders hold is not run again, as with `evaluation.evaluate`. A picture goes through
+    the attention source once, and through CLIP once a start, however many settings there are.
 
     Args:
         load: the model, with changes to its source.
         wanted: by folder; equal ones are run once.
-        config: what decides the results beside the setting, for the records.
+        config, overwrite: see `evaluation.Run`; the setting is added to the config.
         limit: only the first pictures.
-        overwrite: start anew in folders that hold a run.
 
     Returns:
         For each folder its pictures' intersections and unions, [S, C].

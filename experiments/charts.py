@@ -1,6 +1,5 @@
 """Charts by matplotlib: a result's classes, its confusion matrix, the rows of a table."""
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,8 +21,6 @@ def iou_bars(title: str, names: Sequence[str], iou: Float[np.ndarray, "C"]) -> "
     """Draws a bar for each class, the largest first, and a line at their mean.
 
     Args:
-        title: above the bars.
-        names: of the classes.
         iou: in 0..1; NaN of classes that nowhere occur: they come last, without a bar.
     """
     order = np.argsort(-iou, kind="stable")  # NaN comes last
@@ -68,16 +65,10 @@ def confusion(title: str, names: Sequence[str], matrix: Int[np.ndarray, "C C"]) 
     return figure
 
 
-def draw_table(
-    path: Path,
-    title: str,
-    rows: Mapping[str, Mapping[str, Interval]],
-) -> None:
+def draw_table(path: Path, title: str, rows: Mapping[str, Mapping[str, Interval]]) -> None:
     """Writes a PNG of a table: a bar for each row and variant, with its 95 % interval.
 
     Args:
-        path: to write.
-        title: above the bars.
         rows: mIoU in percent by row, then by variant.
     """
     variants = list(next(iter(rows.values())))
@@ -96,10 +87,8 @@ def draw_table(
 
 def write(path: Path, figure: "Figure") -> None:
     """Writes a figure as PNG, whole or not at all."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight")
     with atomic(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+        figure.savefig(temporary, format="png", bbox_inches="tight")
 
 
 def _figure(width: float, height: float) -> "Figure":

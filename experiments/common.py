@@ -77,6 +77,20 @@ def define_method() -> flags.FlagHolder[str]:
     return method
 
 
+def define_run(output_dir: str, batch_size: int) -> tuple[flags.FlagHolder, ...]:
+    """Defines --limit, --batch_size, --output_dir and --overwrite, with these defaults."""
+    defined = (
+        flags.DEFINE_integer("limit", None, "Only the first pictures.", lower_bound=1),
+        flags.DEFINE_integer(
+            "batch_size", batch_size, "Pictures that a device takes at a time.", lower_bound=1
+        ),
+        flags.DEFINE_string("output_dir", None, f"Default: {output_dir}."),
+        flags.DEFINE_bool("overwrite", False, "Start anew where there is a run already."),
+    )
+    _group("The run", *defined)
+    return defined
+
+
 def _group(title: str, *defined: flags.FlagHolder) -> None:
     _GROUPS[title] = [flag.name for flag in defined]
 

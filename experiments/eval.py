@@ -33,11 +33,7 @@ _ALL = "all"
 common.define_dataset("ade20k")
 common.define_model()
 _METHOD = common.define_method()
-_LIMIT = flags.DEFINE_integer("limit", None, "Only the first pictures.", lower_bound=1)
-_BATCH_SIZE = flags.DEFINE_integer(
-    "batch_size", 1, "Pictures that a device takes at a time.", lower_bound=1
-)
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: outputs/<dataset>_<method>.")
+_LIMIT, _BATCH_SIZE, _OUTPUT_DIR, _OVERWRITE = common.define_run("outputs/<dataset>_<method>", 1)
 _SAVE_PREDICTIONS = flags.DEFINE_bool("save_predictions", False, "Index PNGs of original size.")
 _PANEL = flags.DEFINE_integer(
     "panel",
@@ -45,7 +41,6 @@ _PANEL = flags.DEFINE_integer(
     "Pictures in panel.png, which saves predictions; 8 of miniature by default, of others none.",
     lower_bound=0,
 )
-_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Start anew in a folder that holds a run.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Wait for each stage and say what it took.")
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if of several.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes.", lower_bound=1)

@@ -92,26 +92,19 @@ class Run(contextlib.AbstractContextManager):
         self._columns = per_image.columns(dataset.subsets)
         self._table = per_image.path(output_dir, jax.process_index())
         self.ids = dataset.ids[: config["limit"]]
-        self._open = contextlib.ExitStack()
-        try:
+        with contextlib.ExitStack() as opened:
             if jax.process_index() == 0:
-                self._open.enter_context(_lock(output_dir))
+                opened.enter_context(_lock(output_dir))
                 _claim(output_dir, config, overwrite)
             _meet(f"{output_dir} is claimed")
             per_image.drop_cut_line(self._table, self._columns)
             self._rows = per_image.read(output_dir, self._columns, set(self.ids))
             path = output_dir / "results.json"
             self.results = per_image.read_record(path) if path.is_file() else None  # if finished
-        except BaseException:
-            self.close()
-            raise
+            self.close = opened.pop_all().close  # lets other runs have the folder
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Lets other runs have the folder."""
-        self._open.close()
 
     def todo(self) -> list[int]:
         """Indices of this process's share of the pictures that it does not hold yet."""
@@ -193,10 +186,7 @@ def _results(
         "num_images": count,
         "config": config,
         "versions": {
-            "dsolo_jax": dsolo.__version__,
-            "jax": jax.__version__,
-            "flax": flax.__version__,
-            "numpy": np.__version__,
+            **{module.__name__: module.__version__ for module in (dsolo, jax, flax, np)},
             "python": platform.python_version(),
             "device": jax.devices()[0].device_kind,
         },
