@@ -67,8 +67,12 @@ SCHEDULE = {
 # --------------------------------------------------------------------------------------- weights
 
 
-def _random(shapes: Params, seed: int) -> dict[str, np.ndarray]:
-    """Kernels of variance 1 / fan-in, by path."""
+def random_params(shapes: Params, seed: int = 0) -> Params:
+    """Draws kernels of variance 1 / fan-in, which keep activations finite; the rest small.
+
+    Args:
+        shapes: nested dicts of `jax.ShapeDtypeStruct`s.
+    """
     rng = np.random.default_rng(seed)
 
     def leaf(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -77,7 +81,8 @@ def _random(shapes: Params, seed: int) -> dict[str, np.ndarray]:
         fan_in = math.prod(shape[:-1]) if path.endswith("kernel") else 50**2
         return rng.standard_normal(shape, np.float32) / np.float32(math.sqrt(fan_in))
 
-    return {path: leaf(path, s.shape) for path, s in checkpoints.flatten(shapes).items()}
+    flat = checkpoints.flatten(shapes)
+    return checkpoints.unflatten({path: leaf(path, s.shape) for path, s in flat.items()})
 
 
 def init_autoencoder(config: VAEConfig, seed: int) -> Params:
@@ -85,7 +90,7 @@ def init_autoencoder(config: VAEConfig, seed: int) -> Params:
     latents = jnp.zeros((1, 8, 8, config.latent_channels))
     decoder = jax.eval_shape(Decoder(config).init, jax.random.key(0), latents)["params"]
     shapes = {"encoder": vae.parameter_shapes(config), "decoder": decoder}
-    return checkpoints.unflatten(_random(shapes, seed))
+    return random_params(shapes, seed)
 
 
 def init_denoiser(config: StableDiffusionConfig, seed: int, gain: float = 1.5) -> Params:
@@ -100,7 +105,7 @@ def init_denoiser(config: StableDiffusionConfig, seed: int, gain: float = 1.5) -
         "unet": unet.parameter_shapes(config.unet),
         "text": text_parameter_shapes(config.text),
     }
-    flat = _random(shapes, seed)
+    flat = checkpoints.flatten(random_params(shapes, seed))
     for path in flat:
         if path.endswith("attn1/to_q/kernel"):
             flat[path] *= gain
@@ -174,8 +179,7 @@ def predict(
     prompts = clip.encode_tokens(params["text"], config.text, token_ids)
 
     def one(latents, timestep, prompt):
-        fixed = unet.at_timestep(params["unet"], config.unet, prompt, timestep)
-        return unet.denoise(fixed, config.unet, latents[None])[0][0]
+        return unet.denoise(params["unet"], config.unet, latents[None], prompt, timestep)[0][0]
 
     return jax.vmap(one)(noisy, timesteps, prompts)
 

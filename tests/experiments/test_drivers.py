@@ -19,18 +19,35 @@ benchmark = driver("benchmark")
 def test_a_row_says_what_it_knows():
     row = {"stage": "vae", "case": "512x512", "seconds": 0.5, "share_of_peak": None}
     assert benchmark.line(row).split() == ["vae", "512x512", "0.50000", "s"]
-    row |= timing.beside(0.5, "torch", 2.0) | {"padding": 0.0, "programs": 14}
-    assert benchmark.line(row).endswith("0.250 x torch (2.00000 s)  14 programs  +0.0% work")
+    row |= timing.beside(0.5, "torch", 2.0) | {"flops": 1.5e9, "squares": 1.406}
+    assert benchmark.line(row).endswith("0.250 x torch (2.00000 s)  1.5e+09 FLOP  1.41 N^2 floats")
 
 
 def test_rows_are_one_for_each_baseline():
     jobs = {"ours": lambda: None, "bare": lambda: None, "torch": lambda: None}
-    rows = timing.rows("solver", "case", jobs, repeats=2, scale=0.5, programs=3)
+    rows = timing.rows("solver", "case", jobs, repeats=2, scale=0.5, flops=3)
     assert [row["baseline"] for row in rows] == ["bare", "torch"]
     for row in rows:
-        assert row["ratio"] == row["seconds"] / row["baseline_seconds"] and row["programs"] == 3
+        assert row["ratio"] == row["seconds"] / row["baseline_seconds"] and row["flops"] == 3
     [alone] = timing.rows("solver", "case", {"ours": jobs["ours"]}, repeats=2)
     assert alone.keys() == {"stage", "case", "seconds"}
+
+
+def test_a_baseline_without_memory_is_left_out(capsys):
+    def fails():
+        raise RuntimeError("out of memory")
+
+    [row] = timing.rows("clip", "case", {"ours": lambda: None, "torch": fails}, repeats=1)
+    assert "baseline" not in row
+    assert "clip, case, without torch: out of memory" in capsys.readouterr().err
+    with pytest.raises(RuntimeError):
+        timing.rows("clip", "case", {"ours": fails}, repeats=1)
+
+
+def test_a_program_is_run_and_accounted_for():
+    job, account = timing.program(lambda x, y: x @ y, jnp.ones((3, 4)), y=jnp.ones((4, 5)))
+    assert (job() == 4).all() and job().shape == (3, 5)
+    assert account["flops"] == 2 * 3 * 4 * 5 and account["temporary_bytes"] >= 0
 
 
 def test_a_missing_torch_is_told(monkeypatch, capsys):

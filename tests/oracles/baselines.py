@@ -11,13 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from jax.typing import DTypeLike
-from torch.nn.functional import conv2d, interpolate, normalize
+from torch.nn.functional import interpolate, normalize
 
-from dsolo_jax import images
+from dsolo_jax.attention import Source, stable_diffusion
 from dsolo_jax.attention.dino import DinoConfig
 from dsolo_jax.attention.stable_diffusion import StableDiffusionConfig
-from dsolo_jax.clip import VIT_B16, ClipConfig
-from dsolo_jax.datasets import Dataset
+from dsolo_jax.clip import ClipConfig
 from dsolo_jax.readings import Readings
 
 Jobs = dict[str, Callable]
@@ -76,7 +75,7 @@ def _clip(config: ClipConfig, implementation: str = "sdpa"):
     return model.eval().to(_device())
 
 
-def dino(config: DinoConfig, pixels: np.ndarray) -> Jobs:
+def _dino(config: DinoConfig, pixels: np.ndarray) -> Jobs:
     """transformers' tower; of its attentions only eager gives maps, and those of all layers."""
     from transformers import AutoConfig, AutoModel
 
@@ -94,19 +93,6 @@ def dino(config: DinoConfig, pixels: np.ndarray) -> Jobs:
         return attention / attention.sum(-1, keepdim=True)
 
     return {"torch eager": _job(run)}
-
-
-def convolution(x: np.ndarray, kernel: np.ndarray) -> Jobs:
-    """A 3 x 3 convolution of x [1, h, w, C] with kernel [3, 3, C, O]."""
-    weight = torch.tensor(kernel, device=_device()).permute(3, 2, 0, 1).contiguous()
-    given = _channels_first(x)
-    return {"torch": _job(lambda: conv2d(given, weight, padding=1))}
-
-
-def vae(config: StableDiffusionConfig, pixels: np.ndarray) -> Jobs:
-    """diffusers' encoder."""
-    model, given = _vae(config), _channels_first(pixels)
-    return {"torch sdpa": _job(lambda: model.encode(given).latent_dist.mode())}
 
 
 def _vae(config: StableDiffusionConfig):
@@ -128,67 +114,59 @@ def _unet(config: StableDiffusionConfig, dtype: DTypeLike, batch: int):
     return model, states.to(model.dtype)
 
 
-def unet(
-    config: StableDiffusionConfig,
-    layers: tuple[str, ...],
-    latents: np.ndarray,
-    timestep: int,
-    dtype: DTypeLike,
-) -> Jobs:
-    """The denoiser as it is used, and with its attention as softmax and products, maps captured."""
-    from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
+def _maps(config: StableDiffusionConfig, layers: tuple[str, ...], timestep: int, dtype, squares):
+    """Two functions: the encoder and the whole denoiser as they are used, and the same with the
+    mean of some self-attentions, captured as they run.
 
+    Args:
+        squares: uint8 [B, S, S, 3].
+    """
     from tests.oracles.stable_diffusion import capturing
 
-    model, prompt = _unet(config, dtype, len(latents))
-    given = _channels_first(latents).to(model.dtype)
+    autoencoder = _vae(config).to(_dtype(dtype))
+    denoiser, prompt = _unet(config, dtype, len(squares))
+    names = stable_diffusion.layer_names(config)
+    given = (_channels_first(squares) / 127.5 - 1).to(denoiser.dtype)
 
-    def whole():
-        model.set_attn_processor(AttnProcessor2_0())
-        return model(given, timestep, prompt).sample
+    def denoise():
+        latents = autoencoder.encode(given).latent_dist.mode() * config.vae.scaling_factor
+        return denoiser(latents, timestep, prompt)
 
-    def same_maps():
-        model.set_attn_processor(AttnProcessor())
-        with capturing(model, layers) as maps:
-            model(given, timestep, prompt)
-        return sum(maps.values()) / len(maps)
+    def maps():
+        with capturing(denoiser, tuple(names[layer] for layer in layers)) as found:
+            denoise()
+        return (sum(found.values()) / len(found)).float()
 
-    return {
-        "torch sdpa, whole UNet": _job(whole),
-        "torch eager, same maps": _job(same_maps),
-    }
+    return denoise, maps
 
 
-def loader(dataset: Dataset, workers: int, short_side: int, long_side: int) -> Jobs:
-    """The same files by PIL and torch in worker processes: mmsegmentation's way without mmcv."""
+def graph(source: Source, squares: np.ndarray, timestep: int, dtype: DTypeLike) -> Jobs:
+    """What diffusers and transformers do for the graph of a source; none of one that is ours."""
+    if source.kind == "dino":
+        return _dino(source.config, squares.astype(np.float32) / 255)
+    if source.kind != "stable_diffusion":
+        return {}
+    denoise, maps = _maps(source.config, source.layers, timestep, dtype, squares)
+    return {"torch without maps": _job(denoise), "torch": _job(maps)}
 
-    class Pictures(torch.utils.data.Dataset):
-        def __len__(self):
-            return len(dataset)
 
-        def __getitem__(self, index):
-            encoded = dataset.encoded(index)
-            pixels = images.decode_image(encoded.image, encoded.image_name)
-            labels = images.decode_labels(encoded.labels, encoded.labels_name)
-            size = images.resized_size(
-                *pixels.shape[:2], short_side=short_side, long_side=long_side, multiple=16
-            )
-            small = torch.from_numpy(images.resize(pixels, size).copy()).permute(2, 0, 1).float()
-            mean, std = (
-                torch.tensor(x).view(3, 1, 1) for x in (VIT_B16.image_mean, VIT_B16.image_std)
-            )
-            return (small / 255 - mean) / std, torch.from_numpy(labels)
+def upsample(scores: np.ndarray, pixels: np.ndarray, form: str) -> Jobs:
+    """Bilinear, and for the other forms the dense loop that the method's authors inherit (M2N2), of
+    which only every 16th offset is run."""
+    from tests.oracles import upsampling
 
-    batches = torch.utils.data.DataLoader(
-        Pictures(), batch_size=1, num_workers=workers, collate_fn=lambda batch: batch
-    )
-    return {f"torch DataLoader, {workers} workers": lambda: sum(1 for _ in batches)}
+    low, size = np.asarray(scores), pixels.shape[:2]
+    jobs = {"torch interpolate": lambda: upsampling.interpolate(low, size).argmax(0)}
+    if form != "bilinear":
+        jobs["torch dense loop, 1/16 of it"] = lambda: upsampling.dense_loop(
+            low, pixels, every=16
+        ).argmax(0)
+    return {name: _job(job) for name, job in jobs.items()}
 
 
 def stages(
     clip_config: ClipConfig,
-    sd_config: StableDiffusionConfig,
-    layers: tuple[str, ...],
+    source: Source,
     timestep: int,
     dtype: DTypeLike,
     readings: Readings,
@@ -206,26 +184,17 @@ def stages(
         text: of the classes [C, D].
         grid: of the patches in CLIP.
     """
-    from tests.oracles.stable_diffusion import capturing
-
-    autoencoder = _vae(sd_config).to(_dtype(dtype))
-    denoiser, prompt = _unet(sd_config, dtype, len(pixels))
+    _, graph = _maps(source.config, source.layers, timestep, dtype, pixels)
     tower = _clip(clip_config).to(_dtype(dtype))
     projection = torch.nn.Linear(tower.config.hidden_size, clip_config.projection_dim, bias=False)
     projection = projection.to(_device(), _dtype(dtype))
-    squares = _channels_first(pixels) / 127.5 - 1
     sides = [clip_config.vision.patch_size * side for side in grid]
-    resized = interpolate(squares, sides, mode="bilinear").to(tower.dtype)
+    resized = interpolate(_channels_first(pixels) / 127.5 - 1, sides, mode="bilinear")
+    resized = resized.to(tower.dtype)
     words, cosines, presence, attention = (
         torch.tensor(np.asarray(x), device=_device()) for x in (text, *ours)
     )
     side = round(cosines.shape[-1] ** 0.5)
-
-    def graph():
-        latents = autoencoder.encode(squares.to(denoiser.dtype)).latent_dist.mode()
-        with capturing(denoiser, layers) as maps:
-            denoiser(latents * sd_config.vae.scaling_factor, timestep, prompt)
-        return (sum(maps.values()) / len(maps)).float()
 
     def class_maps():
         tokens = tower(resized, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
