@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
@@ -45,11 +45,7 @@ PRESETS = {
         ("dslo", "sd2", "robust"),
         ("paper", "sd2", "paper"),
         # The paper's method with the sources of its ablation, and with ours.
-        ("sd1", "sd1", "robust"),
-        ("dino", "dino", "robust"),
-        ("dinov2", "dinov2", "robust"),
-        ("clip", "clip", "robust"),
-        ("appearance", "appearance", "robust"),
+        *((name, name, "robust") for name in ("sd1", "dino", "dinov2", "clip", "appearance")),
     )
     for size, clip in _CLIPS.items()
 }
@@ -155,16 +151,9 @@ def load(
     cache.keep_compilations()
     checkpoint = os.fspath(chosen.clip if clip is None else clip)
     clip_config, clip_params = rooms.load(checkpoint, dtype)
-    source, attention_params = sources.load(
-        name,
-        dtype,
-        layers=attention_layers,
-        weights=attention_weights,
-        size=attention_size,
-        timestep=timestep,
-        clip=(clip_config, clip_params),
-        graph=graph,
-    )
+    how: dict[str, Any] = {"layers": attention_layers, "weights": attention_weights}
+    how |= {"size": attention_size, "timestep": timestep, "graph": graph}
+    source, attention_params = sources.load(name, dtype, clip=(clip_config, clip_params), **how)
     grid = grid or chosen.grid or source.grid
     if graph:
         _check_memory(max(grid, source.grid))

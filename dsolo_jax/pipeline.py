@@ -32,7 +32,7 @@ from dsolo_jax.vocabulary import Vocabulary
 # a batch or its longest picture's bucket would be done in vain.
 _BATCH = 8
 
-AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "H W 3"]
+AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "_ _ 3"]
 
 
 class Picture(NamedTuple):
@@ -40,7 +40,7 @@ class Picture(NamedTuple):
     its square for the attention source."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
-    patches: Float[np.ndarray, "n P*P*3"]
+    patches: Float[np.ndarray, "n K"]
     grid: tuple[int, int]  # (h, w), n = h · w
     square: UInt8[np.ndarray, "S S 3"]
 
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 class Batch(NamedTuple):
     """B pictures as arrays of one shape; patches behind h · w are padding."""
 
-    patches: Float[np.ndarray, "B n P*P*3"]
+    patches: Float[np.ndarray, "B n K"]
     grids: Int[np.ndarray, "B 2"]
     squares: UInt8[np.ndarray, "B S S 3"]
 
@@ -140,8 +140,9 @@ def prepare(config: Config, image: AnyPicture) -> Picture:
 def batch(pictures: Sequence[Picture]) -> Batch:
     """Stacks pictures, each padded to the bucket of the longest."""
     length = bucket(max(len(picture.patches) for picture in pictures))
+    padding = [((0, length - len(picture.patches)), (0, 0)) for picture in pictures]
     return Batch(
-        np.stack([_padded(picture.patches, length) for picture in pictures]),
+        np.stack([np.pad(p.patches, pad) for p, pad in zip(pictures, padding, strict=True)]),
         np.array([picture.grid for picture in pictures], np.int32),
         np.stack([picture.square for picture in pictures]),
     )
@@ -153,16 +154,11 @@ def bucket(length: int) -> int:
     return -(-length // step) * step
 
 
-def _padded(x: Float[np.ndarray, "n K"], length: int) -> Float[np.ndarray, "L K"]:
-    return np.pad(x, ((0, length - len(x)), (0, 0)))
-
-
 def embed(model: Model, words: Vocabulary) -> Float[Array, "Q D"]:
     """Embeds the queries of a vocabulary, or finds them in the cache of earlier runs."""
     config, params = model.config, model.params["clip"]
-    text = vocabulary.embed(
-        words.queries, params, config.clip, config.tokenizer, config.text_weights
-    )
+    of_text = params, config.clip, config.tokenizer, config.text_weights
+    text = vocabulary.embed(words.queries, *of_text)
     return devices.replicated(jnp.asarray(text), model.mesh)
 
 
@@ -299,24 +295,21 @@ def run(
     of_graph = {"attention": model.params["attention"]}
     of_clip = {"clip": {"vision": model.params["clip"]["vision"]}}
     program = partial(devices.program, mesh=model.mesh)
-    count = 1 if model.mesh is None else model.mesh.size
-    size = batch_size * count
+    size = batch_size * (1 if model.mesh is None else model.mesh.size)
     waiting: dict[int, list[tuple[int, Picture]]] = {}
-    started: list[tuple[list[int], list[list[Callable[[], Result]]]]] = []
+    started: list[dict[int, list[Callable[[], Result]]]] = []
 
     def finish() -> Iterator[tuple[int, list[Result]]]:
-        indices, fetches = started.pop(0)
-        for index, fetch in zip(indices, fetches, strict=True):
-            yield index, [one() for one in fetch]
+        for index, fetches in started.pop(0).items():
+            yield index, [fetch() for fetch in fetches]
 
     def groups() -> Iterator[list[tuple[int, Picture]]]:
         for item in enumerate(pictures):
             group = waiting.setdefault(bucket(len(item[1].patches)), [])
             group.append(item)
             if len(group) == size:
-                yield list(group)
-                group.clear()
-        yield from filter(None, waiting.values())
+                yield waiting.pop(bucket(len(item[1].patches)))
+        yield from waiting.values()
 
     for group in groups():
         indices, members = zip(*group, strict=True)
@@ -332,29 +325,21 @@ def run(
             make = program(class_maps, names=names, shared=2, config=model.config, start=start)
             maps[start] = make(of_clip, text, arrays)
         watch("CLIP", maps)
-        fetches: list[list[Callable[[], Result]]] = [[] for _ in members]
+        fetches: dict[int, list[Callable[[], Result]]] = {index: [] for index in indices}
         for setting in settings:
             solved, decide = background.decision(words, setting.method, setting.threshold)
-            make = program(
-                scores,
-                names=("query_class", "maps", "graph"),
-                shared=1,
-                num_classes=len(solved.classes),
-                method=setting.method,
-                readings=setting.readings,
-            )
-            found = make(
-                np.array(solved.query_class, np.int32),
-                maps[setting.readings.start],
-                graph_ if needs_graph(setting.method) else None,
-            )
+            how: dict[str, Any] = {"method": setting.method, "readings": setting.readings}
+            names = "query_class", "maps", "graph"
+            make = program(scores, names=names, shared=1, num_classes=len(solved.classes), **how)
+            attention_ = graph_ if needs_graph(setting.method) else None
+            of_class = np.array(solved.query_class, np.int32)
+            found = make(of_class, maps[setting.readings.start], attention_)
             watch("solver", found)
-            for fetch, picture, one in zip(fetches, members, devices.each(found), strict=False):
-                fetch.append(
-                    to_pixels(picture.pixels, one, setting.readings, decide, return_scores)
-                )
+            for (index, picture), one in zip(group, devices.each(found), strict=False):
+                fetch = to_pixels(picture.pixels, one, setting.readings, decide, return_scores)
+                fetches[index].append(fetch)
                 watch("pixels", None)
-        started.append((list(indices), fetches))
+        started.append(fetches)
         if len(started) > 1:
             yield from finish()
     while started:
@@ -373,12 +358,9 @@ def to_pixels(
     Returns:
         A function that waits for the result and fetches it.
     """
-    options: dict[str, Any] = {
-        "form": readings.upsample,
-        "spatial_sigma": readings.spatial_sigma,
-        "range_sigma": readings.range_sigma,
-        "decide": decide,
-    }
+    names = "spatial_sigma", "range_sigma"
+    options: dict[str, Any] = {name: getattr(readings, name) for name in names}
+    options |= {"form": readings.upsample, "decide": decide}
     if return_scores:
         upsampled = upsample.scores(scores, pixels, **options)
         labels = upsampled.argmax(axis=0).astype(np.int32)

@@ -6,7 +6,7 @@ W width. All is ordinary JAX and has derivatives, forward and reverse, in every 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
-# S differs between a query and its keys.
-Heads = Float[Array, "B K _ d"]
+# A prompt has one key for all pictures; keys are as many as they like.
+Heads = Float[Array, "#B K _ d"]
 Bias = Float[Array, "B 1 #S S"]
 Weights = tuple[tuple[str, float], ...]  # name of a layer, its weight
 
@@ -25,23 +25,16 @@ _BLOCK = {"cpu": 2**23}
 _BLOCK_OF_ACCELERATORS = 2**28
 
 
-class Activation(NamedTuple):
-    """function: [..., inputs · F] -> [..., F], for a hidden width F."""
-
-    function: Callable[[Float[Array, "..."]], Float[Array, "..."]]
-    inputs: int = 1
-
-
 def _swiglu(x: Float[Array, "..."]) -> Float[Array, "..."]:
     gate, value = jnp.split(x, 2, axis=-1)
     return jax.nn.silu(gate) * value
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Float[Array, "..."]], Float[Array, "..."]]] = {
     # x · sigmoid(1.702 x); XLA's tanh needs no exponential and no division by a sum.
-    "quick_gelu": Activation(lambda x: x * (0.5 + 0.5 * jnp.tanh(0.851 * x))),
-    "gelu": Activation(partial(jax.nn.gelu, approximate=False)),
-    "swiglu": Activation(_swiglu, inputs=2),
+    "quick_gelu": lambda x: x * (0.5 + 0.5 * jnp.tanh(0.851 * x)),
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "swiglu": _swiglu,  # halves the width
 }
 
 
@@ -96,7 +89,7 @@ def hidden(visible: Bool[Array, "..."]) -> Float[Array, "..."]:
 
 def _exponentials(
     query: Float[Array, "B K n d"],
-    key: Float[Array, "B K m d"],
+    key: Float[Array, "#B K m d"],
     bias: Float[Array, "#B #K #n m"] | float = 0.0,
 ) -> tuple[Float[Array, "B K n m"], Float[Array, "B K n 1"]]:
     """The softmax of query keyᵀ / √d + bias before its division, and what it is to be divided by;
@@ -111,8 +104,8 @@ def _exponentials(
 
 def attend(
     query: Float[Array, "B K n d"],
-    key: Float[Array, "B K m d"],
-    value: Float[Array, "B K m d"],
+    key: Float[Array, "#B K m d"],
+    value: Float[Array, "#B K m d"],
     bias: Float[Array, "#B #K #n m"] | float = 0.0,
 ) -> Float[Array, "B K n d"]:
     """Computes softmax(logits) value; divides last, where there are fewer numbers."""
@@ -122,7 +115,7 @@ def attend(
 
 
 def attention_rows(
-    query: Float[Array, "B K n d"], key: Float[Array, "B K m d"], skip: int = 0
+    query: Float[Array, "B K n d"], key: Float[Array, "#B K m d"], skip: int = 0
 ) -> Float[Array, "B n m-{skip}"]:
     """Computes softmax(query keyᵀ / √d), mean over heads, float32, without the first `skip` keys.
 
@@ -181,11 +174,12 @@ class Block(nn.Module):
         self.norm1 = layer_norm(config.layer_norm_eps)
         self.query, self.key, self.value, self.out = (nn.Dense(width) for _ in range(4))
         self.norm2 = layer_norm(config.layer_norm_eps)
-        self.expand = nn.Dense(config.intermediate_size * ACTIVATIONS[config.hidden_act].inputs)
+        self.expand = nn.Dense(config.intermediate_size * (1 + (config.hidden_act == "swiglu")))
         self.contract = nn.Dense(width)
-        if self.layer_scale:
-            self.scale1 = self.param("scale1", nn.initializers.ones, (width,))
-            self.scale2 = self.param("scale2", nn.initializers.ones, (width,))
+        self.scales = [
+            self.param(name, nn.initializers.ones, (width,)) if self.layer_scale else 1
+            for name in ("scale1", "scale2")
+        ]
 
     def heads(self, x: Float[Array, "B S W"]) -> tuple[Heads, Heads, Heads]:
         normed = self.norm1(x).astype(x.dtype)
@@ -201,20 +195,17 @@ class Block(nn.Module):
 
     def mlp(self, x: Float[Array, "B S W"]) -> Float[Array, "B S W"]:
         y = self.expand(self.norm2(x).astype(x.dtype))
-        activation = ACTIVATIONS[self.config.hidden_act].function
-        return self.contract(activation(y.astype(jnp.float32)).astype(x.dtype))
+        y = ACTIVATIONS[self.config.hidden_act](y.astype(jnp.float32))
+        return self.contract(y.astype(x.dtype))
 
     def finish(self, x: Float[Array, "B S W"], mixed: Heads) -> Float[Array, "B S W"]:
-        if self.layer_scale:
-            x = x + self.scale1 * self.merge(mixed)
-            return x + self.scale2 * self.mlp(x)
-        x = x + self.merge(mixed)
-        return x + self.mlp(x)
+        x = x + self.scales[0] * self.merge(mixed)
+        return x + self.scales[1] * self.mlp(x)
 
 
 def patch_maps(
     blocks: Sequence[Block], x: Float[Array, "B S W"], weights: Mapping[str, float], skip: int
-) -> tuple[Float[Array, "B N N"], Float[Array, "B S W"]]:
+) -> tuple[Float[Array, "B N N"] | Float[Array, ""], Float[Array, "B S W"]]:
     """Runs blocks one after the other and adds up how their patches look at patches.
 
     XLA leaves out the blocks behind the last whose result is used.
@@ -225,7 +216,7 @@ def patch_maps(
 
     Returns:
         Σ weight · mean over heads of softmax(qkᵀ/√d) between patches; rows do not sum to one, as
-        the other tokens are left out. And what the last block puts out.
+        the other tokens are left out; 0 if no block counts. And what the last block puts out.
     """
     total, size = jnp.float32(0), x.shape[1]
     for i, block in enumerate(blocks):

@@ -21,11 +21,8 @@ from dsolo_jax.clip import ClipConfig
 from dsolo_jax.utils.checks import choose
 
 # Where a source's name alone is given.
-HUB_IDS = {
-    **stable_diffusion.HUB_IDS,
-    "dino": "facebook/dino-vitb16",
-    "dinov2": "facebook/dinov2-base",
-}
+_DINO = {"dino": "facebook/dino-vitb16", "dinov2": "facebook/dinov2-base"}
+HUB_IDS = {**stable_diffusion.HUB_IDS, **_DINO}
 SOURCES = (*HUB_IDS, *BUNDLED, "appearance", "clip")
 
 # What each module gives is said in `attention.common`.
@@ -46,6 +43,7 @@ class Source:
     config: the checkpoint's.
     layers, weights: which self-attentions are averaged, and how; all alike if None.
     size: side of the square that pictures are squeezed to, pixels.
+    timestep: of Stable Diffusion's one step.
     """
 
     name: str
@@ -54,6 +52,7 @@ class Source:
     layers: tuple[str, ...]
     weights: tuple[float, ...] | None
     size: int
+    timestep: float = 100
 
     @property
     def grid(self) -> int:
@@ -108,35 +107,29 @@ def load(
         if clip is None:
             raise ValueError("the attention source 'clip' wants clip=dsolo_jax.clip.load(...)")
         config, params = clip
-    elif kind != "appearance" and graph:
-        config, params = module.load(HUB_IDS.get(name, name), dtype)
     elif kind != "appearance":
-        config = module.settings(HUB_IDS.get(name, name))
+        place = HUB_IDS.get(name, name)
+        config, params = module.load(place, dtype) if graph else (module.settings(place), {})
     layers = module.LAYERS if layers is None else tuple(layers)
     weights = None if weights is None else tuple(map(float, weights))
     weigh(layers, weights, module.layer_names(config), f"layer of {name}")
     squares = module.squares(config)
     size, multiple = squares.size if size is None else size, squares.multiple
     if size < 1 or size % multiple:
-        nearest = multiple * max(1, round(size / multiple))
         raise ValueError(
             f"attention_size is {size}; {name} wants a multiple of {multiple} pixels, such as "
-            f"{nearest}"
+            f"{multiple * max(1, round(size / multiple))}"
         )
-    if kind == "stable_diffusion" and graph:
-        params = stable_diffusion.at_timestep(params, config, timestep)
-    return Source(name, kind, config, layers, weights, size), params if graph else None
+    return Source(name, kind, config, layers, weights, size, timestep), params if graph else None
 
 
 def _kind(name: str) -> str:
     """The architecture: known of our own names, otherwise by what the folder holds."""
     if name in ("appearance", "clip"):
         return name
-    if name in stable_diffusion.HUB_IDS or name in BUNDLED:
-        return "stable_diffusion"
-    if name in HUB_IDS:
-        return "dino"
-    if not os.path.isdir(os.path.expanduser(name)) and "/" not in name:
+    if name in HUB_IDS or name in BUNDLED:
+        return "dino" if name in _DINO else "stable_diffusion"
+    if not os.path.exists(os.path.expanduser(name)) and "/" not in name:
         choose("attention source (no folder, nor a hub id owner/name)", name, SOURCES)
     settings = "model_index.json", "config.json"
     directory = hub.folder(name, settings, other_copies(name))
@@ -172,5 +165,7 @@ def graph(
     taken = module.squares(source.config)
     mean, std = (np.array(x, np.float32) for x in (taken.mean, taken.std))
     pixels = (jnp.asarray(squares, jnp.float32) / 255 - mean) / std
-    options = {"layers": source.layers, "weights": source.weights}
+    options: dict[str, Any] = {"layers": source.layers, "weights": source.weights}
+    if module is stable_diffusion:
+        options["timestep"] = source.timestep
     return module.self_attention(params, source.config, pixels, **options)

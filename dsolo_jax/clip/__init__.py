@@ -1,6 +1,5 @@
 """CLIP: pictures and words into one space."""
 
-from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip.config import VIT_B16, VIT_L14, ClipConfig, TextConfig, VisionConfig
 from dsolo_jax.clip.starts import STARTS
 from dsolo_jax.clip.tokenizer import load_tokenizer
@@ -20,7 +19,6 @@ __all__ = [
     "VIT_L14",
     "ClipConfig",
     "ImageEncoding",
-    "Params",
     "TextConfig",
     "VisionConfig",
     "encode_image",

@@ -44,11 +44,6 @@ def suppress(
     return jnp.where(f - least >= below * (most - least), f, jnp.minimum(f, 0))
 
 
-def _softmax(f: Array, temperature: Array) -> Array:
-    """`N · softmax over patches of f / temperature`: a density, 1 where it is uniform's."""
-    return f.shape[-1] * jax.nn.softmax(f / temperature, axis=-1)
-
-
 def _minmax(f: Array, temperature: Array) -> Array:
     """`(f - min) / (max - min)` of each class over its patches; a constant map becomes ones."""
     low, high = (reduce(f, axis=-1, keepdims=True) for reduce in (jnp.min, jnp.max))
@@ -56,13 +51,14 @@ def _minmax(f: Array, temperature: Array) -> Array:
     return jnp.where(flat, 1.0, (f - low) / jnp.where(flat, 1.0, high - low))
 
 
-def _logits(f: Array, temperature: Array) -> Array:
-    """`100 · f` where that is above zero: CLIP's own logits."""
-    return jnp.maximum(100 * f, 0)
-
-
 # The notes on the paper say "normalised" and no more (docs/method.md).
-NORMALISERS = {"softmax": _softmax, "minmax": _minmax, "logits": _logits}
+NORMALISERS = {
+    # N · softmax over patches: a density, 1 where it is uniform's.
+    "softmax": lambda f, temperature: f.shape[-1] * jax.nn.softmax(f / temperature, axis=-1),
+    "minmax": _minmax,
+    # CLIP's own logits, where they are above zero.
+    "logits": lambda f, temperature: jnp.maximum(100 * f, 0),
+}
 
 
 def normalise(

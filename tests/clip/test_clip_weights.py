@@ -234,7 +234,7 @@ def test_config_json_is_read_back(tmp_path):
         ({"text_config__hidden_size": "16"}, "text_config: hidden_size is '16', wanted one int"),
         ({"text_config__eos_token_id": [1, 2]}, "eos_token_id is .1, 2., wanted one int"),
         ({"vision_config__num_attention_heads": 5}, "hidden_size 32 is no multiple of.*5"),
-        ({"vision_config__image_size": 65}, "image_size 65 must be a multiple of patch_size 16"),
+        ({"vision_config__image_size": 65}, "image_size 65 is no multiple of patch_size 16"),
         ({"projection_dim": "24"}, "projection_dim is '24'"),
         ({"projection_dim": -24}, "projection_dim is -24, wanted one int above 0"),
         ({"vision_config__patch_size": 0}, "vision_config: patch_size is 0, wanted one int above"),

@@ -50,7 +50,7 @@ def affinity(features: Float[Array, "B N D"]) -> Float[Array, "B N N"]:
 
 def _resample_positions(
     table: Float[Array, "1 n D"], h: int, w: int, model_type: str
-) -> Float[Array, "h*w D"]:
+) -> Float[Array, "N D"]:
     """A square grid of positions, bicubically resampled to h x w as transformers does.
 
     With registers torch's antialias=True: another cubic kernel (a = -1/2), widened on the way

@@ -3,7 +3,6 @@
 from dsolo_jax.attention.stable_diffusion.config import SD1, SD2, StableDiffusionConfig
 from dsolo_jax.attention.stable_diffusion.maps import (
     LAYERS,
-    at_timestep,
     encode,
     layer_names,
     self_attention,
@@ -17,7 +16,6 @@ __all__ = [
     "SD1",
     "SD2",
     "StableDiffusionConfig",
-    "at_timestep",
     "encode",
     "layer_names",
     "load",

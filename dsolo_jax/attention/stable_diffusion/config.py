@@ -33,8 +33,6 @@ class UNetConfig:
     use_linear_projection: bool = False
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
-    flip_sin_to_cos: bool = True
-    freq_shift: int = 0
     sample_size: int = 64
 
 
@@ -90,6 +88,8 @@ _UNET_SUPPORTED = {
     "downsample_padding": (1,),
     "dual_cross_attention": (False,),
     "mid_block_only_cross_attention": (None, False),
+    "flip_sin_to_cos": (True,),
+    "freq_shift": (0,),
     "mid_block_scale_factor": (1,),
     "mid_block_type": ("UNetMidBlock2DCrossAttn",),
     "only_cross_attention": (False,),

@@ -61,16 +61,18 @@ class GroupNorm(nn.Module):
 
 
 class Resnet(nn.Module):
-    """x + convolve(silu(norm(convolve(silu(norm(x))))))."""
+    """x + convolve(silu(norm(convolve(silu(norm(x))) + dense(embedding))))."""
 
     channels: int
     groups: int
     epsilon: float
 
     @nn.compact
-    def __call__(self, x: Field) -> Field:
+    def __call__(self, x: Field, embedding: Float[Array, "E"] | None = None) -> Field:
         y = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm1")(x))
         y = Convolution(self.channels, name="conv1")(y)
+        if embedding is not None:
+            y = y + Dense(self.channels, name="time_emb_proj")(embedding)
         y = nn.silu(GroupNorm(self.groups, self.epsilon, name="norm2")(y))
         y = Convolution(self.channels, name="conv2")(y)
         if x.shape[-1] != self.channels:

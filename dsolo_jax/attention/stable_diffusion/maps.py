@@ -62,15 +62,6 @@ def encode(
         return mean * config.vae.scaling_factor
 
 
-def at_timestep(params: Params, config: StableDiffusionConfig, timestep: float) -> Params:
-    """Computes once what depends on the timestep and the empty prompt alone, for
-    `self_attention`.
-    """
-    with precision(params["unet"]["conv_in"]["kernel"]):
-        fixed = unet.at_timestep(params["unet"], config.unet, params["prompt"], timestep)
-    return {"vae": params["vae"], "unet": fixed}
-
-
 def self_attention(
     params: Params,
     config: StableDiffusionConfig,
@@ -91,7 +82,7 @@ def self_attention(
         layers: some of `layer_names`. Layers of lower resolution are resampled bilinearly, queries
             and keys alike, to the latent's r x r.
         weights: of each layer, not negative; all alike if None.
-        timestep: 0..999; not looked at where `params` come from `at_timestep`.
+        timestep: 0..999.
 
     Returns:
         softmax(qkᵀ/√d), mean over heads, weighted mean over layers, float32; rows sum to one,
@@ -109,15 +100,15 @@ def self_attention(
             f"pixels {pixels.shape}: wanted [B, S, S, 3] with S a multiple of {multiple}; "
             "resize the pictures first"
         )
-    fixed = at_timestep(params, config, timestep) if "prompt" in params else params
-    return _self_attention(fixed, config, pixels, weighed)
+    return _self_attention(params, config, pixels, np.float32(timestep), weighed)
 
 
 @partial(jax.jit, static_argnames=("config", "weights"))
-def _self_attention(params, config, pixels, weights) -> Float[Array, "B N N"]:
+def _self_attention(params, config, pixels, timestep, weights) -> Float[Array, "B N N"]:
     latents = encode(params, config, pixels)
     with precision(params["unet"]["conv_in"]["kernel"]):
-        _, lookings = unet.denoise(params["unet"], config.unet, latents)
+        given = latents, params["prompt"], timestep
+        _, lookings = unet.denoise(params["unet"], config.unet, *given)
         total = sum(weight for _, weight in weights)
         chosen = [lookings[layer] for layer, _ in weights]
         return mean_attention(chosen, [w / total for _, w in weights], latents.shape[1])

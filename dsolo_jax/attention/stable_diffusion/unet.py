@@ -1,30 +1,20 @@
-"""Stable Diffusion's denoiser, diffusers' UNet2DConditionModel, at one timestep and one prompt.
-
-What depends on the timestep and the prompt alone is constant for a checkpoint: the shifts that the
-time embedding adds inside the resnets, and the keys and values that the pictures look up in the
-prompt. `at_timestep` computes them once and puts them where the weights were.
-"""
+"""Stable Diffusion's denoiser, diffusers' UNet2DConditionModel, at one timestep and one prompt."""
 
 import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.attention.stable_diffusion.config import (
-    ATTENDING_DOWN,
-    ATTENDING_UP,
-    UNetConfig,
-)
+from dsolo_jax import transformer
+from dsolo_jax.attention.stable_diffusion.config import ATTENDING_DOWN, ATTENDING_UP, UNetConfig
 from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
 from dsolo_jax.attention.stable_diffusion.layers import (
     Dense,
     GroupNorm,
     Resnet,
     attend,
-    split,
     tokens,
 )
 from dsolo_jax.checkpoints import Params
@@ -40,31 +30,22 @@ class Looking(NamedTuple):
     key: Heads
 
 
-class _SelfAttention(nn.Module):
+class _Heads(nn.Module):
+    """Attention of positions to themselves, or to a prompt."""
+
     heads: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B n C"]) -> tuple[Float[Array, "B n C"], Looking]:
+    def __call__(
+        self, x: Float[Array, "B n C"], context: Float[Array, "#B m E"]
+    ) -> tuple[Float[Array, "B n C"], Looking]:
         width = x.shape[-1]
-        q, k, v = (Dense(width, self.heads, use_bias=False, name=f"to_{name}")(x) for name in "qkv")
-        return Dense(width, name="to_out")(attend(q, k, v)), Looking(q, k)
-
-
-class _PromptAttention(nn.Module):
-    """Cross-attention to a prompt of T tokens, whose keys and values are constants."""
-
-    heads: int
-    prompt_length: int
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "B n C"]) -> Float[Array, "B n C"]:
-        width, shape = x.shape[-1], (self.prompt_length, x.shape[-1])
         q = Dense(width, self.heads, use_bias=False, name="to_q")(x)
         k, v = (
-            split(self.param(name, nn.initializers.zeros, shape)[None], self.heads)
-            for name in ("keys", "values")
+            Dense(width, self.heads, use_bias=False, name=name)(context)
+            for name in ("to_k", "to_v")
         )
-        return Dense(width, name="to_out")(attend(q, k, v))
+        return Dense(width, name="to_out")(attend(q, k, v)), Looking(q, k)
 
 
 class _FeedForward(nn.Module):
@@ -82,18 +63,17 @@ class _Attention(nn.Module):
 
     config: UNetConfig
     heads: int
-    prompt_length: int
 
     @nn.compact
-    def __call__(self, field: Field) -> tuple[Field, Looking]:
+    def __call__(self, field: Field, prompt: Float[Array, "T D"]) -> tuple[Field, Looking]:
         width = field.shape[-1]
-        normed = GroupNorm(self.config.norm_num_groups, _ATTENTION_NORM_EPSILON, name="norm")(field)
-        x = Dense(width, name="proj_in")(tokens(normed))
+        x = GroupNorm(self.config.norm_num_groups, _ATTENTION_NORM_EPSILON, name="norm")(field)
+        x = Dense(width, name="proj_in")(tokens(x))
         norm = [layer_norm(1e-5, f"norm{i}") for i in (1, 2, 3)]
-        y, looking = _SelfAttention(self.heads, name="attn1")(norm[0](x))
+        normed = norm[0](x)
+        y, looking = _Heads(self.heads, name="attn1")(normed, normed)
         x = x + y
-        prompt = _PromptAttention(self.heads, self.prompt_length, name="attn2")
-        x = x + prompt(norm[1](x))
+        x = x + _Heads(self.heads, name="attn2")(norm[1](x), prompt[None])[0]
         x = x + _FeedForward(name="ff")(norm[2](x))
         return field + Dense(width, name="proj_out")(x).reshape(field.shape), looking
 
@@ -106,12 +86,15 @@ class _Stage(nn.Module):
     resnets: int
     attentions: int
     heads: int
-    prompt_length: int
     resize: str = ""
 
     @nn.compact
     def __call__(
-        self, x: Field, skips: list[Field] | None = None
+        self,
+        x: Field,
+        embedding: Float[Array, "E"],
+        prompt: Float[Array, "T D"],
+        skips: list[Field] | None = None,
     ) -> tuple[list[Field], list[Looking]]:
         """Everything the stage puts out, in order, and its self-attentions.
 
@@ -121,13 +104,10 @@ class _Stage(nn.Module):
         for j in range(self.resnets):
             if skips is not None:
                 x = jnp.concatenate([x, skips[-1 - j]], axis=-1)
-            x = Resnet(self.channels, config.norm_num_groups, config.norm_eps, name=f"resnets_{j}")(
-                x
-            )
+            shape = self.channels, config.norm_num_groups, config.norm_eps
+            x = Resnet(*shape, name=f"resnets_{j}")(x, embedding)
             if j < self.attentions:
-                x, looking = _Attention(
-                    config, self.heads, self.prompt_length, name=f"attentions_{j}"
-                )(x)
+                x, looking = _Attention(config, self.heads, name=f"attentions_{j}")(x, prompt)
                 lookings.append(looking)
             outputs.append(x)
         if self.resize == "half":
@@ -138,22 +118,40 @@ class _Stage(nn.Module):
         return outputs, lookings
 
 
+class _TimeEmbedding(nn.Module):
+    """linear_2(silu(linear_1([cos, sin](t · 10000^(−i / half)))))."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self, timestep: Float[Array, ""] | float) -> Float[Array, "E"]:
+        half = self.width // 2
+        angles = timestep * jnp.exp(-math.log(10000) / half * jnp.arange(half, dtype=jnp.float32))
+        x = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)])
+        x = nn.silu(Dense(4 * self.width, name="linear_1")(x))
+        return Dense(4 * self.width, name="linear_2")(x)
+
+
 class _UNet(nn.Module):
     config: UNetConfig
-    prompt_length: int
 
     @nn.compact
     def __call__(
-        self, latents: Float[Array, "B h w L"]
+        self,
+        latents: Float[Array, "B h w L"],
+        prompt: Float[Array, "T D"],
+        timestep: Float[Array, ""] | float,
     ) -> tuple[Float[Array, "B h w L"], dict[str, Looking]]:
         """The denoiser's output, and its self-attentions by diffusers' names of their modules."""
         config, widths, heads = self.config, self.config.block_out_channels, self.config.num_heads
         last, per_stage = len(widths) - 1, config.layers_per_block
+        embedding = nn.silu(_TimeEmbedding(widths[0], name="time_embedding")(timestep))
         found: dict[str, Looking] = {}
 
-        def stage(name: str, i: int, resnets: int, attentions: int, resize: str, *inputs):
-            shape = widths[i], resnets, attentions, heads[i], self.prompt_length, resize
-            outputs, lookings = _Stage(config, *shape, name=name.replace(".", "_"))(*inputs)
+        def stage(name: str, i: int, resnets: int, attentions: int, resize: str, x, *given):
+            shape = widths[i], resnets, attentions, heads[i], resize
+            run = _Stage(config, *shape, name=name.replace(".", "_"))
+            outputs, lookings = run(x, embedding, prompt, *given)
             found.update({f"{name}.attentions.{j}": x for j, x in enumerate(lookings)})
             return outputs
 
@@ -185,100 +183,28 @@ def layer_names(config: UNetConfig) -> tuple[str, ...]:
 
 
 def denoise(
-    fixed: Params, config: UNetConfig, latents: Float[Array, "B h w L"]
+    params: Params,
+    config: UNetConfig,
+    latents: Float[Array, "B h w L"],
+    prompt: Float[Array, "T D"],
+    timestep: Float[Array, ""] | float,
 ) -> tuple[Float[Array, "B h w L"], dict[str, Looking]]:
     """Computes the denoiser's output, and every self-attention by its name.
 
     Args:
-        fixed: parameters at one timestep and prompt, of `at_timestep`.
         latents: h and w multiples of 2 ** (number of resolutions - 1).
+        prompt: states of the text encoder.
 
     What of this a jitted caller does not use, XLA does not compute: nothing runs behind the last
     self-attention that is asked for.
     """
-    prompt_length = len(fixed["mid_block"]["attentions_0"]["attn2"]["keys"])
-    found: Any = _UNet(config, prompt_length).apply({"params": fixed}, latents)
+    found: Any = _UNet(config).apply({"params": params}, latents, prompt, timestep)
     return found
 
 
-# -------------------------------------------------------------------------------- constants
-
-
-def at_timestep(
-    params: Params,
-    config: UNetConfig,
-    prompt: Float[Array, "T E"],
-    timestep: Float[Array, ""] | float | int,
-) -> Params:
-    """Makes of a checkpoint's parameters those of the network at one timestep and one prompt.
-
-    A resnet's shift, made of the time embedding, goes into the bias of its first convolution; a
-    cross-attention's keys and values become those of the prompt.
-    """
-    embedding = nn.silu(_time_embedding(params["time_embedding"], config, timestep))
-
-    def fix(tree: Params) -> Params:
-        fixed = {k: fix(v) if isinstance(v, dict) else v for k, v in tree.items()}
-        if "time_emb_proj" in tree:
-            shift = _dense(fixed.pop("time_emb_proj"), embedding)
-            fixed["conv1"]["bias"] = fixed["conv1"]["bias"] + shift
-        if "attn2" in tree:
-            cross = fixed["attn2"]
-            cross["keys"] = _dense(cross.pop("to_k"), prompt)
-            cross["values"] = _dense(cross.pop("to_v"), prompt)
-        return fixed
-
-    fixed = fix(params)
-    del fixed["time_embedding"]
-    return fixed
-
-
-def _time_embedding(
-    params: Params, config: UNetConfig, timestep: Float[Array, ""] | float | int
-) -> Float[Array, "E"]:
-    """linear_2(silu(linear_1([cos, sin](t · 10000^(−i / (half − shift))))))."""
-    half = config.block_out_channels[0] // 2
-    exponents = -math.log(10000) * jnp.arange(half, dtype=jnp.float32) / (half - config.freq_shift)
-    angles = timestep * jnp.exp(exponents)
-    waves = [jnp.sin(angles), jnp.cos(angles)]
-    if config.flip_sin_to_cos:
-        waves.reverse()
-    hidden = nn.silu(_dense(params["linear_1"], jnp.concatenate(waves)))
-    return _dense(params["linear_2"], hidden)
-
-
-def _dense(params: Params, x: Float[Array, "... I"]) -> Float[Array, "... O"]:
-    kernel = params["kernel"]
-    y = x.astype(kernel.dtype) @ kernel
-    return y + params["bias"] if "bias" in params else y
-
-
 def parameter_shapes(config: UNetConfig) -> dict[str, Any]:
-    """Gives the tree of a checkpoint's parameters, as `jax.ShapeDtypeStruct`s."""
+    """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
     side = 2 ** len(config.block_out_channels)
     latents = jnp.zeros((1, side, side, config.in_channels))
-    tree = jax.eval_shape(_UNet(config, 1).init, jax.random.key(0), latents)["params"]
-    embedding = 4 * config.block_out_channels[0]
-    width = config.cross_attention_dim
-
-    def dense(inputs: int, outputs: int) -> dict[str, Any]:
-        return {
-            "kernel": jax.ShapeDtypeStruct((inputs, outputs), jnp.float32),
-            "bias": jax.ShapeDtypeStruct((outputs,), jnp.float32),
-        }
-
-    def unfix(fixed: Params) -> Params:
-        """The inverse of what `at_timestep` does."""
-        tree = {k: unfix(v) if isinstance(v, dict) else v for k, v in fixed.items()}
-        if "conv1" in tree:
-            tree["time_emb_proj"] = dense(embedding, tree["conv1"]["bias"].shape[0])
-        if "attn2" in tree:
-            cross = tree["attn2"]
-            for name, constant in (("to_k", "keys"), ("to_v", "values")):
-                outputs = cross.pop(constant).shape[-1]
-                cross[name] = {"kernel": dense(width, outputs)["kernel"]}
-        return tree
-
-    inputs = config.block_out_channels[0]
-    time = {"linear_1": dense(inputs, embedding), "linear_2": dense(embedding, embedding)}
-    return unfix(tree) | {"time_embedding": time}
+    prompt = jnp.zeros((1, config.cross_attention_dim))
+    return transformer.parameter_shapes(_UNet(config), latents, prompt, 0.0)

@@ -3,10 +3,10 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dsolo_jax import transformer
 from dsolo_jax.attention.stable_diffusion.config import VAEConfig
 from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
 from dsolo_jax.attention.stable_diffusion.layers import (
@@ -87,4 +87,4 @@ class Encoder(nn.Module):
 def parameter_shapes(config: VAEConfig) -> dict[str, Any]:
     """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
     pixels = jnp.zeros((1, 2 ** len(config.block_out_channels), 8, 3))
-    return jax.eval_shape(Encoder(config).init, jax.random.key(0), pixels)["params"]
+    return transformer.parameter_shapes(Encoder(config), pixels)
