@@ -22,7 +22,7 @@ from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.folder import PICTURES, by_stem, files_in
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 from dsolo_jax.utils.files import write_text
-from dsolo_jax.utils.progress import progress
+from dsolo_jax.utils.progress import progress, show
 from dsolo_jax.vocabulary import Vocabulary
 
 
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     An error of the user's making is one message, not a traceback.
     """
     options = _parser().parse_args(arguments)
+    show()
     try:
         return _segment(options)
     except (OSError, ValueError) as error:
@@ -78,9 +79,10 @@ def _segment(options: argparse.Namespace) -> int:
         targets = {pictures[0]: options.output}
     else:
         targets = {p: options.output / f"{stem}.png" for stem, p in by_stem(pictures).items()}
-    for picture, target in targets.items():
-        if target.exists() and target.samefile(picture):
-            raise ValueError(f"--output would overwrite the picture {picture}; choose another")
+    taken = {_file(picture) for picture in pictures if picture.exists()}
+    for target in (*targets.values(), *([] if single else map(_mask, targets.values()))):
+        if target.exists() and _file(target) in taken:
+            raise ValueError(f"--output would overwrite the picture {target}; choose another")
     todo = [p for p, t in targets.items() if single or options.overwrite or not t.exists()]
     if todo:
         model = dsolo.load(
@@ -127,6 +129,11 @@ def _words(options: argparse.Namespace) -> Vocabulary:
         classes = tuple(name for name in given.split(";") if name.strip())
     words = vocabulary.parse(classes)
     return background.with_background(words) if options.background else words
+
+
+def _file(path: Path) -> tuple[int, int]:
+    """The same for all names of a file."""
+    return path.stat().st_dev, path.stat().st_ino
 
 
 def _mask(target: Path) -> Path:

@@ -1,5 +1,6 @@
 """What people look at: label maps in colours, over the picture or beside it, with a legend."""
 
+import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -61,8 +62,9 @@ def overlay(
 ) -> Image.Image:
     """Draws the picture under its classes' colours, and a legend of the classes present.
 
-    The legend names the classes by their share of the pixels, largest first, 24 at most. Pictures
-    whose longer side is below 480 pixels are shown enlarged, those above 1600 shrunk.
+    The legend names the classes by their share of the pixels, largest first, 24 at most; by number
+    those in letters that no font here has. Pictures whose longer side is below 480 pixels are shown
+    enlarged, those above 1600 shrunk.
 
     Raises:
         ValueError: sizes that differ, a label that is no index into `names`.
@@ -74,7 +76,7 @@ def overlay(
     if labels.min() < 0 or labels.max() >= len(names):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"labels hold {wrong}, wanted 0..{len(names) - 1} for {len(names)} names")
-    colours = palette(len(names))
+    colours, names = palette(len(names)), _legible(names)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     entries = [
         (names[c], _percent(counts[c] / labels.size), colours[c])
@@ -124,7 +126,7 @@ def panel(
             for column in zip(*labels, strict=True)
         ]
     )
-    words = [*zip(names, remarks or [""] * nameless, strict=True), ("not counted", "")]
+    words = [*zip(_legible(names), remarks or [""] * nameless, strict=True), ("not counted", "")]
     present = sorted(np.flatnonzero(counts.any(axis=0)), key=lambda c: (*-counts[:, c], c))
     entries = [(*words[c], colours[c]) for c in present]
 
@@ -135,13 +137,13 @@ def panel(
         rows.append(parts + [colours[_scaled(image, x, scale)[1]] for x in maps])
     rows = [list(chain(*rows[i : i + across])) for i in range(0, len(rows), across)]
     size = max(15, side // 24)
-    font, gap, head = ImageFont.load_default(size), size // 2, 2 * size
+    gap, head = size // 2, 2 * size
     cell = max(part.shape[1] for row in rows for part in row) + gap
     heights = [max(len(part) for part in row) + gap for row in rows]
     canvas = Image.new("RGB", (len(rows[0]) * cell - gap, head + sum(heights) - gap), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for number, title in enumerate((*titles,) * min(across, len(examples))):
-        middle = number * cell + (cell - gap) // 2
+    for number, title in enumerate(_legible(titles, "column") * min(across, len(examples))):
+        middle, font = number * cell + (cell - gap) // 2, _font(title, size)
         draw.text((middle, head // 2), _fitting(title, font, cell - gap), _INK, font, anchor="mm")
     for i, row in enumerate(rows):
         for j, part in enumerate(row):
@@ -192,24 +194,22 @@ def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
     font = ImageFont.load_default(size)
     row, gap = round(1.6 * size), size
     rest = len(entries) - _LEGEND_ENTRIES
-    rows = [
-        (_fitting(" ".join(name.split()), font, _NAME_WIDTH * size), remark, colour)
-        for name, remark, colour in entries[:_LEGEND_ENTRIES]
-    ]
-    name_width, remark_width = (
-        max(math.ceil(font.getlength(text)) for text in texts)
-        for texts in zip(*((name, remark) for name, remark, _ in rows), strict=True)
-    )
+    rows = []
+    for name, remark, colour in entries[:_LEGEND_ENTRIES]:
+        own = _font(name, size)
+        rows.append((_fitting(name, own, _NAME_WIDTH * size), own, remark, colour))
+    name_width = max(math.ceil(own.getlength(name)) for name, own, _, _ in rows)
+    remark_width = max(math.ceil(font.getlength(remark)) for _, _, remark, _ in rows)
     cell = row + name_width + gap + remark_width + 2 * gap
     columns = max(1, min(len(rows), (width - gap) // cell))
     depth = -(-len(rows) // columns)
     canvas = Image.new("RGB", (gap + columns * cell, (depth + (rest > 0)) * row), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for index, (name, remark, colour) in enumerate(rows):
+    for index, (name, own, remark, colour) in enumerate(rows):
         x, y = gap + index // depth * cell, index % depth * row + row // 2
         half = size // 2
         draw.rounded_rectangle((x, y - half, x + size, y + half), size // 5, tuple(colour.tolist()))
-        draw.text((x + row, y), name, _INK, font, anchor="lm")
+        draw.text((x + row, y), name, _INK, own, anchor="lm")
         end = x + row + name_width + gap + remark_width
         draw.text((end, y), remark, _FAINT, font, anchor="rm")
     if rest > 0:
@@ -218,7 +218,50 @@ def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
     return canvas
 
 
-def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+_Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def _legible(names: Sequence[str], what: str = "class") -> list[str]:
+    """Names in one line each; numbers instead of those in letters that no font has."""
+    lines = [" ".join(name.split()) for name in names]
+    return [f"{what} {i}" if _font_file(line) is None else line for i, line in enumerate(lines)]
+
+
+def _font(text: str, size: int) -> _Font:
+    path = _font_file(text)
+    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+
+
+@functools.cache
+def _font_file(text: str) -> str | None:
+    """A font that has all letters of a text: "" for PIL's own, a system's, or None."""
+    own = ImageFont.load_default(15)
+    if all(bytes(own.getmask(c)) != bytes(own.getmask(_NO_LETTER)) for c in {*text}):
+        return ""
+    needed = {ord(c) for c in text}
+    return next((path for path, letters in _system_fonts() if needed <= letters), None)
+
+
+_NO_LETTER = "\U0010ffff"  # a font draws a box for it
+
+
+@functools.cache
+def _system_fonts() -> list[tuple[str, frozenset[int]]]:
+    """Files of upright fonts and the letters they have, matplotlib's own and the system's."""
+    from matplotlib import font_manager, ft2font  # late: a quarter of a second
+
+    found = [font for font in font_manager.fontManager.ttflist if font.style == "normal"]
+    # Sans serif and regular before others. The Last Resort has a box for each letter.
+    found.sort(key=lambda font: ("Sans" not in font.name, font.weight != 400, font.name))
+    fonts = []
+    for font in found:
+        if "Last Resort" not in font.name:
+            with contextlib.suppress(OSError, RuntimeError):  # damaged files
+                fonts.append((font.fname, frozenset(ft2font.FT2Font(font.fname).get_charmap())))
+    return fonts
+
+
+def _fitting(text: str, font: _Font, width: int) -> str:
     """`text`, its middle left out where it is too wide."""
     whole, kept = text, min(len(text), width)  # a letter is at least a pixel wide
     while kept > 2 and font.getlength(text) > width:

@@ -33,6 +33,7 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
         instead: the way out that an error names where the hub does not answer.
 
     Raises:
+        ValueError: `source` is a single file; the message says how to make a folder of it.
         FileNotFoundError: `source` is neither, or the hub has no such repository.
         PermissionError: the repository is gated.
         ConnectionError: the hub cannot be reached and the repository is not in the local cache.
@@ -41,6 +42,15 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
     path = Path(source).expanduser()
     if str(source) and path.is_dir():
         return path
+    if path.is_file():
+        raise ValueError(
+            f"checkpoint {str(source)!r} is a single file, wanted a folder. Of Stable Diffusion, "
+            "diffusers and torch make one:\n"
+            '    python -c "from diffusers import StableDiffusionPipeline as P; '
+            f"P.from_single_file('{path}').save_pretrained('FOLDER')\"\n"
+            "Weights of a CLIP or a DINO in transformers' names: put them into a folder as "
+            "model.safetensors, beside the config.json and tokenizer files of their model"
+        )
     if path.exists() or not _HUB_ID.fullmatch(str(source)):
         raise FileNotFoundError(
             f"checkpoint {str(source)!r} is neither a folder nor a hub id of the form owner/name; "

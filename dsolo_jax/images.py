@@ -1,5 +1,6 @@
 """Pictures and label maps: read, resize, normalise, write."""
 
+import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped, UInt8
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dsolo_jax.utils.files import atomic
 
@@ -16,13 +17,14 @@ from dsolo_jax.utils.files import atomic
 def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> UInt8[np.ndarray, "H W 3"]:
     """Reads a picture as RGB, upright.
 
-    From a path or a PIL image: the EXIF rotation is applied, of an animation the current (in files,
-    the first) frame is taken, what is transparent shows white, 16-bit grey is scaled to 8 bits
-    (not clipped), every other mode goes through PIL's conversion. Arrays are taken as they are.
+    From a path or a PIL image: the EXIF rotation is applied if it can be read, of an animation the
+    current (in files, the first) frame is taken, what is transparent shows white, 16-bit grey is
+    scaled to 8 bits (not clipped), every other mode goes through PIL's conversion. Arrays are taken
+    as they are.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is empty, cut short or no picture; an array of another type or
+        ValueError: a file that is empty, damaged or no raster picture; an array of another type or
             shape; a picture of more pixels than PIL's own guard, `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     if isinstance(image, Image.Image):
@@ -40,12 +42,11 @@ def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
 def read_labels(path: str | os.PathLike) -> Int[np.ndarray, "H W"]:
     """Reads a label map, int32, from a file of one index a pixel.
 
-    Palette files give their indices, not their colours; 8-bit and 16-bit grey files their values;
-    1-bit files 0 and 1.
+    Palette files give their indices, not their colours; grey files of 1 to 16 bits their values.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is empty, cut short, no picture, or coloured.
+        ValueError: a file that is empty, damaged, no picture, or coloured.
     """
     return decode_labels(_read(path), str(path))
 
@@ -58,7 +59,17 @@ def decode_labels(data: bytes, name: str) -> Int[np.ndarray, "H W"]:
             f"{name} is a label file of mode {image.mode} ({len(image.getbands())} channels), "
             "wanted one index a pixel (mode P, L or I;16); turn colours into class indices first"
         )
-    return np.asarray(image).astype(np.int32)
+    labels = np.asarray(image).astype(np.int32)
+    # Grey of 2 and 4 bits PIL scales to 8. A PNG's depth is at a fixed place.
+    depth = data[24] if image.format == "PNG" and image.mode == "L" else 8
+    return labels // (255 // (2**depth - 1)) if depth in (2, 4) else labels
+
+
+def is_turned(data: bytes) -> bool:
+    """Says whether an encoded picture's EXIF rotation changes how it is read."""
+    with contextlib.suppress(Exception):  # whoever decodes it says what is wrong
+        return _rotation(Image.open(io.BytesIO(data), formats=_formats())) is not None
+    return False
 
 
 def resized_size(
@@ -157,13 +168,17 @@ def _open(data: bytes, name: str) -> Image.Image:
     if not data:
         raise ValueError(f"{name} is empty (0 bytes), {_WANTED}")
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name} is too large ({error}); {_SHRINK}") from error
-    except Exception as error:
+    except UnidentifiedImageError as error:
         raise ValueError(
             f"{name} is no picture, or cut short: {len(data)} bytes starting with {data[:12]!r}, "
             f"{_WANTED}"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{name} cannot be read ({error}); fetch it again, or save it anew"
         ) from error
     _guard(image, name)
     try:
@@ -176,8 +191,29 @@ def _open(data: bytes, name: str) -> Image.Image:
     return image
 
 
-_WANTED = "wanted a whole picture PIL can read (JPEG, PNG, WebP, TIFF, ...); fetch it again"
+_WANTED = "wanted a whole raster picture (JPEG, PNG, WebP, TIFF, ...); fetch it again"
 _SHRINK = "shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust it"
+# Only pixels: for others, such as EPS, PIL starts programs.
+_RASTER = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_ROTATIONS = dict(enumerate((
+    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+), start=2))  # fmt: skip
+
+
+def _formats() -> list[str]:
+    """The raster formats that this PIL and its plugins know."""
+    Image.init()
+    return [name for name in _RASTER if name in Image.OPEN]
+
+
+def _rotation(image: Image.Image) -> Image.Transpose | None:
+    """What turns a picture upright; nothing where its EXIF is broken."""
+    try:
+        return _ROTATIONS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # PIL raises all sorts
+        return None
 
 
 def _guard(image: Image.Image, name: str) -> None:
@@ -191,9 +227,11 @@ def _guard(image: Image.Image, name: str) -> None:
 
 def _rgb(image: Image.Image, name: str) -> np.ndarray:
     _guard(image, name)
-    image = ImageOps.exif_transpose(image)
+    deep = image.mode == "F" or (image.mode == "I" and image.format == "TIFF")
+    if (rotation := _rotation(image)) is not None:
+        image = image.transpose(rotation)
     if image.mode.startswith(("I", "F")):
-        return _grey_16(np.asarray(image), name)
+        return _grey_16(np.asarray(image), name, deep)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
@@ -201,9 +239,9 @@ def _rgb(image: Image.Image, name: str) -> np.ndarray:
     return np.asarray(image.convert("RGB"))
 
 
-def _grey_16(grey: np.ndarray, name: str) -> np.ndarray:
+def _grey_16(grey: np.ndarray, name: str, deep: bool) -> np.ndarray:
     """16 bits to 8: the brightest, 65535, becomes 255."""
-    if grey.dtype.kind == "f" or grey.min() < 0 or grey.max() > 65535:
+    if deep or grey.min() < 0 or grey.max() > 65535:
         raise ValueError(
             f"{name} holds {grey.dtype} values from {grey.min()} to {grey.max()}, wanted at most "
             "16 bits; scale it to 8 bits first, its range has no agreed meaning"

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import jax
 import numpy as np
@@ -15,7 +15,6 @@ from dsolo_jax.utils import cache, fingerprint
 from dsolo_jax.utils.progress import progress
 
 _PROMPTS_PER_BATCH = 256
-_SILENT_BATCHES = 16  # 51 words in 80 templates, seconds of work; beyond them there is progress
 
 # Goes into every key: a change of what is kept, or of how it is made, is another number.
 _CACHED = "text 2"
@@ -41,13 +40,20 @@ def parse(classes: Sequence[str]) -> Vocabulary:
     Two classes may share a synonym, as in the field's COCO-Object list, but not their first name.
 
     Raises:
+        TypeError: a dict or a set, or a class that is no string.
         ValueError: no classes, an empty name, or a name given twice.
     """
+    wanted = "give a list, one string a class, such as ['cat', 'sofa, couch']"
     if isinstance(classes, str):
-        raise ValueError(f"classes is the string {classes!r}; give a list, one string a class")
+        raise ValueError(f"classes is the string {classes!r}; {wanted}")
+    if isinstance(classes, Mapping | Set):
+        raise TypeError(f"classes is a {type(classes).__name__}, {classes!r}; {wanted}")
+    for name in classes:
+        if not isinstance(name, str):
+            raise TypeError(f"classes hold {name!r}, a {type(name).__name__}; {wanted}")
     synonyms = [[word.strip() for word in name.split(",")] for name in classes]
     if not synonyms:
-        raise ValueError("no classes given; give at least one name, such as ['cat', 'sofa, couch']")
+        raise ValueError(f"no classes given; {wanted}")
     first_of: dict[str, int] = {}
     for number, words in enumerate(synonyms):
         name = ", ".join(words)
@@ -115,8 +121,7 @@ def embed(
     shortest_first = np.argsort(lengths, kind="stable")
     starts = range(0, len(texts), _PROMPTS_PER_BATCH)
     vectors = np.empty((len(texts), config.projection_dim), np.float32)
-    shown = progress(starts, len(starts), "text", unit="batches")
-    for start in shown if len(starts) > _SILENT_BATCHES else starts:
+    for start in progress(starts, len(starts), "text", unit="batches"):
         batch = shortest_first[start : start + _PROMPTS_PER_BATCH]
         # Cut to the longest prompt: the text tower is causal. Lengths go up in eights, and a short
         # batch is filled up with its last prompt, so that few shapes are compiled.

@@ -2,6 +2,7 @@
 
 import csv
 import runpy
+import shutil
 import sys
 
 import numpy as np
@@ -136,6 +137,8 @@ def test_a_picture_is_never_overwritten(folder, capsys):
         (folder / "a.png", f"--output={folder / 'a.png'}"),
         (folder, f"--output={folder}"),
         (folder, f"--output={folder / '..' / folder.name}", "--overwrite"),
+        # The masks would come to lie there.
+        (shutil.copytree(folder, folder.parent / "out" / "masks"), f"--output={folder}/../out"),
     ):
         assert segment(*arguments) == 1
         assert "would overwrite the picture" in capsys.readouterr().err
@@ -185,6 +188,20 @@ def test_folders_without_pictures_and_files_that_are_not_there_are_named(tmp_pat
     assert f"no pictures in {tmp_path / 'empty'}" in capsys.readouterr().err
     assert segment(tmp_path / "x.png", f"--output={tmp_path / 'out.png'}") == 1
     assert f"no such file: {tmp_path / 'x.png'}" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_pictures(folder, tmp_path):
+    (folder / "._a.png").write_bytes(b"what another system leaves beside a.png")
+    assert segment(folder, f"--output={tmp_path / 'out'}") == 0
+
+
+def test_a_single_file_of_weights_says_how_it_becomes_a_folder(folder, tmp_path, capsys):
+    weights = tmp_path / "sd.safetensors"
+    weights.touch()
+    for flag in ("clip", "attention"):
+        arguments = f"--{flag}={weights}", f"--output={tmp_path / 'out'}"
+        assert segment(folder, *arguments, method="velocity") == 1
+        assert "sd.safetensors' is a single file, wanted a folder" in capsys.readouterr().err
 
 
 def test_unknown_methods_are_refused_with_all_there_are(capsys):

@@ -80,6 +80,26 @@ def test_long_names_do_not_widen_the_overlay():
     assert drawn.width == 480
 
 
+def drawn_legend(name):
+    """The legend of one class of all pixels, without the picture."""
+    labels = np.zeros((480, 480), np.int32)
+    return np.asarray(draw.overlay(np.zeros((480, 480, 3), np.uint8), labels, [name]))[480:]
+
+
+def test_names_in_letters_that_no_font_has_are_numbers(monkeypatch):
+    """Boxes would say nothing; matplotlib brings a font with accents, Cyrillic and Greek."""
+    for name in ("трава", "Kätzchen", "άλογο"):
+        legend = drawn_legend(name)
+        assert (legend != drawn_legend("class 0")).any()
+        assert (legend != drawn_legend("\U0010ffff" * len(name))).any()
+    np.testing.assert_array_equal(drawn_legend("\U0010ffff"), drawn_legend("class 0"))
+    monkeypatch.setattr(draw, "_system_fonts", lambda: [])
+    draw._font_file.cache_clear()
+    np.testing.assert_array_equal(drawn_legend("трава"), drawn_legend("class 0"))
+    assert (drawn_legend("grass") != drawn_legend("class 0")).any()
+    draw._font_file.cache_clear()
+
+
 def test_overlay_names_what_does_not_fit():
     image, labels = noise(4, 4), np.zeros((4, 4), np.int32)
     with pytest.raises(ValueError, match=r"\(2, 4\), wanted the picture's \(4, 4\)"):

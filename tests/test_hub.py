@@ -22,10 +22,12 @@ def test_neither_folder_nor_hub_id(source):
         hub.folder(source, ["*"])
 
 
-def test_a_file_is_no_folder(tmp_path):
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(FileNotFoundError, match="neither a folder nor a hub id"):
-        hub.folder(tmp_path / "model.safetensors", ["*"])
+def test_a_single_file_says_how_it_becomes_a_folder(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    with pytest.raises(ValueError, match=f"single file.*\n.*from_single_file\\('{path}'") as raised:
+        hub.folder(path, ["*"])
+    assert "transformers' names: put them into a folder" in str(raised.value)
 
 
 def test_the_hub_is_asked_for_the_files_alone(monkeypatch, tmp_path):

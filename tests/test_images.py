@@ -1,9 +1,11 @@
 import io
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image, ImageOps, PngImagePlugin
 
 from dsolo_jax import images
 from dsolo_jax.clip import VIT_B16
@@ -53,9 +55,10 @@ def test_sixteen_bits_are_scaled_not_clipped(kind):
     np.testing.assert_array_equal(read[0, :, 0], [0, 1, 128, 255])
 
 
-def test_float_pictures_are_refused():
-    data = encoded(Image.fromarray(np.ones((2, 2), np.float32)), "TIFF")
-    with pytest.raises(ValueError, match=r"depth\.tif holds float32 .* scale it to 8 bits"):
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_pictures_of_32_bits_are_refused(dtype):
+    data = encoded(Image.fromarray(np.ones((2, 2), dtype)), "TIFF")
+    with pytest.raises(ValueError, match=rf"depth\.tif holds {dtype} .* scale it to 8 bits"):
         images.decode_image(data, "depth.tif")
 
 
@@ -70,12 +73,45 @@ def test_what_is_transparent_shows_white():
     np.testing.assert_array_equal(read[0], [[255] * 3, [50, 60, 70]])
 
 
-def test_pictures_are_turned_upright():
-    pixels = noise(4, 6)
+@pytest.mark.parametrize("orientation", range(10))
+def test_pictures_are_turned_upright(orientation):
     exif = Image.Exif()
-    exif[0x0112] = 6  # stored lying on its left side
-    data = encoded(Image.fromarray(pixels), exif=exif)
-    np.testing.assert_array_equal(images.decode_image(data, "phone"), np.rot90(pixels, -1))
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(noise(4, 6)), exif=exif)
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    np.testing.assert_array_equal(images.decode_image(data, "phone"), upright)
+    assert images.is_turned(data) == (2 <= orientation <= 8)
+
+
+def test_a_broken_exif_means_upright():
+    pixels = noise(4, 6)
+    raw = PngImagePlugin.PngInfo()
+    raw.add_text("Raw profile type exif", "\nexif\n 6\nnot hexadecimal")
+    for options in ({"exif": b"\0\x08\0\2\1\x12\0\3"}, {"pnginfo": raw}):
+        data = encoded(Image.fromarray(pixels), **options)
+        with pytest.raises((SyntaxError, ValueError)):
+            ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+        np.testing.assert_array_equal(images.decode_image(data, "x.png"), pixels)
+        assert not images.is_turned(data)
+
+
+def test_what_is_no_raster_picture_starts_no_program(monkeypatch):
+    """PIL would run Ghostscript on it, whatever its name."""
+    data = encoded(Image.fromarray(noise(8, 8)), "EPS")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("was started"))
+    with pytest.raises(ValueError, match=r"photo\.jpg is no picture.*%!PS-Adobe.*raster picture"):
+        images.decode_image(data, "photo.jpg")
+
+
+def test_the_true_reason_is_named():
+    """A whole picture, of which PIL does not like the text."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("comment", "x" * (1 << 20) + "y", zip=True)
+    data = encoded(Image.fromarray(noise(4, 6)), pnginfo=text)
+    with pytest.raises(
+        ValueError, match=r"x\.png cannot be read \(Decompressed data too large.*anew"
+    ):
+        images.decode_image(data, "x.png")
 
 
 def test_of_an_animation_the_first_frame_is_read():
@@ -107,7 +143,8 @@ def test_files_that_are_no_pictures_are_named(tmp_path):
         "page.jpg": (b"<html>404</html>", r"no picture.*16 bytes starting with b'<html>404"),
         "half.jpg": (jpeg[: len(jpeg) // 2], "cut short: a JPEG of 40 x 40"),
         "half.png": (png[: len(png) // 2], "cut short: a PNG of 40 x 40"),
-        "head.png": (png[:20], "no picture, or cut short"),
+        "head.png": (png[:20], "cannot be read .*; fetch it again"),
+        "foot.png": (png[20:], "no picture, or cut short"),
     }
     for name, (data, message) in bad.items():
         (tmp_path / name).write_bytes(data)
@@ -156,6 +193,33 @@ def test_labels_are_indices_whatever_holds_them(tmp_path):
         labels = images.read_labels(path)
         assert labels.dtype == np.int32
         np.testing.assert_array_equal(labels, expected)
+
+
+def grey_png(values, bits):
+    """A grey PNG of 1, 2, 4 or 8 bits a pixel, which PIL itself does not write."""
+    height, width = values.shape
+    each = (values[..., None] >> np.arange(bits)[::-1]) & 1
+    rows = np.packbits(each.reshape(height, -1).astype(np.uint8), axis=1)
+    rows = b"".join(b"\0" + row.tobytes() for row in rows)
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, bits, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_label_maps_of_few_bits_hold_the_stored_values(bits):
+    values = np.random.default_rng(bits).integers(0, 2**bits, (5, 7))
+    labels = images.decode_labels(grey_png(values, bits), "labels.png")
+    np.testing.assert_array_equal(labels, values)
+    with_palette = Image.fromarray(values.astype(np.uint8)).convert("P")
+    with_palette.putpalette(np.random.default_rng(0).integers(0, 256, 768).tolist())
+    stored = encoded(with_palette, bits=bits)
+    np.testing.assert_array_equal(images.decode_labels(stored, "labels.png"), values)
 
 
 def test_coloured_labels_are_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Class names to embeddings, against transformers one prompt at a time."""
 
+import logging
 import warnings
 
 import numpy as np
@@ -39,6 +40,27 @@ def test_synonyms_are_queries_of_their_class():
 def test_bad_classes_are_named(classes, message):
     with pytest.raises(ValueError, match=message):
         vocabulary.parse(classes)
+
+
+@pytest.mark.parametrize(
+    "classes, found",
+    [
+        ({"cat": ["kitten"], "dog": []}, "classes is a dict, {'cat'"),
+        ({"cat", "dog"}, "classes is a set"),
+        ([["sofa", "couch"], ["cat"]], r"classes hold \['sofa', 'couch'\], a list"),
+        (["cat", ("sofa", "couch")], r"classes hold \('sofa', 'couch'\), a tuple"),
+        (["cat", None], "classes hold None, a NoneType"),
+    ],
+)
+def test_classes_of_other_types_are_refused_with_the_way_out(classes, found):
+    with pytest.raises(TypeError, match=f"{found}.*; give a list, one string a class, such as"):
+        vocabulary.parse(classes)
+
+
+def test_words_are_embedded_without_talk(loaded, capfd, caplog):
+    caplog.set_level(logging.WARNING, "dsolo_jax")  # the commands of other tests show progress
+    vocabulary.embed(["never before", "nor this"], *loaded)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_word_may_serve_two_classes():

@@ -1,6 +1,7 @@
 """What a benchmark is, and the one kind of dataset every benchmark becomes."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
-from dsolo_jax.images import decode_image, decode_labels
+from dsolo_jax.images import decode_image, decode_labels, is_turned
 
 IGNORE = 255
 
@@ -141,12 +142,16 @@ def decode(
     part that does not decode, sizes that differ, a value that is not in the table."""
     image = decode_image(encoded.image, encoded.image_name)
     stored = decode_labels(encoded.labels, encoded.labels_name)
+    turned = f"{encoded.image_name} is turned upright by its EXIF rotation, and its labels must be "
+    turned = f"{turned}so too" if is_turned(encoded.image) else ""
     if stored.shape != image.shape[:2]:
         (h, w), (H, W) = stored.shape, image.shape[:2]
         raise ValueError(
             f"{encoded.labels_name} is {h} x {w} (height x width), wanted the size of its picture "
-            f"{encoded.image_name}, {H} x {W}"
+            f"{encoded.image_name}, {H} x {W}{turned and f'; {turned}'}"
         )
+    if turned:
+        warnings.warn(turned, stacklevel=2)
     unknown = -1
     lookup = np.full(max(table) + 2, unknown, np.int32)
     lookup[list(table.keys())] = list(table.values())

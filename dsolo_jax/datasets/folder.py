@@ -7,6 +7,7 @@ from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Pair
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.layouts import named
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
+from dsolo_jax.utils.checks import check_ids
 from dsolo_jax.vocabulary import parse
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
@@ -82,7 +83,11 @@ def files_in(folder: str | Path, suffixes: Set[str], what: str) -> list[Path]:
 
 
 def by_stem(files: Iterable[Path]) -> dict[str, Path]:
-    """Sorts files by their names without suffix; ValueError where two have the same."""
+    """Sorts files by their names without suffix.
+
+    Raises:
+        ValueError: two have the same, or one is not UTF-8 or more than a line.
+    """
     found: dict[str, Path] = {}
     for path in sorted(files, key=lambda path: path.stem):
         if (other := found.setdefault(path.stem, path)) != path:
@@ -90,4 +95,5 @@ def by_stem(files: Iterable[Path]) -> dict[str, Path]:
                 f"{other} and {path} have one name but for the suffix, and would be taken for one "
                 "another; keep them in two folders"
             )
+    check_ids([*found])
     return found

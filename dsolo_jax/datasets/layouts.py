@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsolo_jax.datasets.benchmark import Pair
-from dsolo_jax.utils.checks import choose
+from dsolo_jax.utils.checks import check_ids, choose
 from dsolo_jax.utils.files import read_text
 
 _LISTED = 5
@@ -70,6 +70,7 @@ def listed(path: Path, origin: str) -> list[str]:
 def paired(images: Files, labels: Files, ids: Iterable[str] | None = None) -> list[Pair]:
     """Every picture with its label map, in order of ids; of a list, or of all that either has."""
     ids = sorted({*images.paths, *labels.paths} if ids is None else ids)
+    check_ids(ids)
     for what, files in {"pictures": images, "label maps": labels}.items():
         missing = [f"{id}{files.suffix}" for id in ids if id not in files.paths]
         if missing or not ids:

@@ -223,7 +223,13 @@ def build(
 def _read(place: Path) -> tuple[tfds.core.DatasetBuilder, Summary]:
     with _damage_named(place):
         builder = tfds.builder_from_directory(place)
-        return builder, Summary(*(builder.info.metadata[field] for field in Summary._fields))
+        held = Summary(*(builder.info.metadata[field] for field in Summary._fields))
+        records = {split: info.num_examples for split, info in builder.info.splits.items()}
+        ids = {split: len(names) for split, names in held.ids.items()}
+        if records != ids:
+            raise ValueError(f"numbers of records are {records}, of ids {ids}")
+        official = {split: int(held.official[split]) for split in records}
+        return builder, held._replace(official=official)
 
 
 def _records(
@@ -251,7 +257,7 @@ def _damage_named(place: Path) -> Iterator[None]:
     """What TFDS and ArrayRecord raise on files that are missing or cut short, as one error."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, LookupError) as error:
+    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise ValueError(
             f"the prepared dataset at {place} is damaged ({type(error).__name__}: {error}); build "
             "it again: experiments.prepare with --overwrite"

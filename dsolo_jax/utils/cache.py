@@ -4,8 +4,8 @@ A cache may cost time, never a run or a result: what cannot be read is made agai
 written is one warning.
 """
 
-import functools
 import os
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ import jax
 import numpy as np
 
 from dsolo_jax.utils.files import atomic
+
+# Bytes that must be free for JAX to keep programs: it warns of each that it cannot.
+_ROOM = 1 << 26
+_warned: list[str] = []
 
 
 def directory() -> Path:
@@ -52,8 +56,14 @@ def keep_compilations() -> None:
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     try:
-        config.update("jax_compilation_cache_dir", str(_private("xla")))
-        config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+        folder = _private("xla")
+        if shutil.disk_usage(folder).free < _ROOM:
+            raise OSError(f"less than {_ROOM >> 20} MiB are free at {folder}")
+        for entry in folder.glob("*-cache"):  # JAX would keep, for good, what a full disk left
+            if not entry.stat().st_size:
+                entry.unlink(missing_ok=True)
+        config.update("jax_compilation_cache_dir", str(folder))
+        config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     except (OSError, RuntimeError) as error:
         _warn(str(error))
 
@@ -65,10 +75,12 @@ def _private(name: str) -> Path:
     return path
 
 
-@functools.cache
 def _warn(reason: str) -> None:
-    warnings.warn(
-        f"nothing can be kept between runs ({reason}); name a folder that can be written in the "
-        "environment variable DSOLO_CACHE",
-        stacklevel=4,
-    )
+    """Warns once."""
+    if not _warned:
+        _warned.append(reason)
+        warnings.warn(
+            f"nothing can be kept between runs ({reason}); name a folder that can be written in "
+            "the environment variable DSOLO_CACHE",
+            stacklevel=4,
+        )

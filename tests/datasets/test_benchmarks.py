@@ -163,14 +163,24 @@ def test_the_official_count_is_kept_beside_what_is_there(name, official, tmp_pat
     assert (len(dataset), dataset.official) == (1, official)
 
 
-def test_lists_that_begin_with_a_byte_order_mark_are_read(tmp_path):
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be"])
+def test_lists_that_begin_with_a_byte_order_mark_are_read(tmp_path, encoding):
     layout = LAYOUTS["voc21 unpacked"]
     write(layout, tmp_path, [np.eye(3, dtype=int)])
     path = tmp_path / layout.list
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    path.write_bytes(f"\ufeff{path.read_text()}".encode(encoding))
     voc = datasets.benchmark("voc21")
     prepared.prepare(voc, tmp_path / layout.at, tmp_path / "data")
     assert datasets.load("voc21", tmp_path / "data").ids == layout.ids[:1]
+
+
+def test_ids_that_a_list_names_twice_are_refused(tmp_path):
+    layout = LAYOUTS["voc21 unpacked"]
+    write(layout, tmp_path, [np.eye(3, dtype=int)])
+    path = tmp_path / layout.list
+    path.write_text(2 * path.read_text())
+    with pytest.raises(ValueError, match=f"'{layout.ids[0]}' is named 2 times, wanted once"):
+        prepared.prepare(datasets.benchmark("voc21"), tmp_path / layout.at, tmp_path / "data")
 
 
 def test_labels_txt_must_have_the_numbers_of_the_459(tmp_path):

@@ -1,3 +1,6 @@
+import os
+import warnings
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -89,6 +92,45 @@ def test_sizes_that_differ_are_both_named(folder):
         datasets.load_folder(*places)[0]
 
 
+def turned(path, orientation):
+    """Gives a picture an EXIF rotation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).save(path, exif=exif)
+
+
+def test_labels_of_pictures_with_an_exif_rotation(folder):
+    """Whether the labels were drawn upright is seen from the size, or not at all."""
+    places = folder({"a": [[0, 1]], "b": [[0, 1], [2, 2]]})
+    turned(places[0] / "a.jpg", 6)
+    turned(places[0] / "b.jpg", 3)
+    dataset = datasets.load_folder(*places)
+    with pytest.raises(ValueError, match=r"a\.png is 1 x 2 .*, 2 x 1; .*EXIF rotation.*so too"):
+        dataset[0]
+    with pytest.warns(UserWarning, match=r"b\.jpg is turned .* EXIF rotation.* labels must be so"):
+        np.testing.assert_array_equal(dataset[1]["labels"], [[0, 1], [2, 2]])
+    turned(places[0] / "b.jpg", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset[1]
+
+
+@pytest.mark.parametrize("name", ["a\u2028b", "a\x85b", "a\nb", os.fsdecode(b"a\xffb")])
+def test_names_that_no_table_can_hold_are_refused_when_the_folder_is_listed(folder, name):
+    try:
+        places = folder({"z": [[0]], name: [[0]]})
+    except OSError:
+        pytest.skip("this file system knows no such name")
+    with pytest.raises(ValueError, match=r"is not one line of text in UTF-8; rename") as raised:
+        datasets.load_folder(*places)
+    assert ascii(name) in str(raised.value)
+
+
+def test_names_of_other_languages_are_kept(folder):
+    names = ("Bildschirmfoto um 10.00\u202fUhr", "ångström", "猫 1")
+    assert datasets.load_folder(*folder({name: [[0]] for name in names})).ids == names
+
+
 def test_pictures_without_labels_are_listed_and_counted(folder):
     places = folder({f"p{i}": [[0]] for i in range(9)})
     for i in range(1, 8):
@@ -129,8 +171,12 @@ def test_bad_class_files(folder, text, message):
 
 def test_class_files_of_other_systems(folder):
     places = folder({"a": [[0]]})
-    places[2].write_bytes("\ufeffcat, Kätzchen\r\ndog\r\n\r\n".encode())
-    assert datasets.load_folder(*places).classes == ("cat, Kätzchen", "dog")
+    for encoding in ("utf-8", "utf-16-le", "utf-16-be"):
+        places[2].write_bytes("\ufeffcat, Kätzchen\r\ndog\r\n\r\n".encode(encoding))
+        assert datasets.load_folder(*places).classes == ("cat, Kätzchen", "dog")
+    places[2].write_bytes("Kätzchen".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"classes\.txt is no text in UTF-8 .*save it as UTF-8"):
+        datasets.load_folder(*places)
     with pytest.raises(FileNotFoundError, match=r"no class file at .*none\.txt"):
         datasets.load_folder(*places[:2], places[2].parent / "none.txt")
 

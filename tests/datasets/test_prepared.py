@@ -154,8 +154,29 @@ def test_records_and_ids_that_do_not_go_together_are_noticed(ade20k, tmp_path):
     with pytest.raises(ValueError, match="b'ADE_val_00000001', not ADE_val_00000004.*--overwrite"):
         datasets.load("ade20k", tmp_path)[0]
     rewritten(metadata, lambda content: content["ids"]["validation"].pop())
-    with pytest.raises(ValueError, match="4 records of 3 ids in validation.*--overwrite"):
+    lacking = "records are {'validation': 4}, of ids {'validation': 3}.*--overwrite"
+    with pytest.raises(ValueError, match=lacking):
         datasets.load("ade20k", tmp_path)
+    with pytest.raises(ValueError, match=lacking):  # which would say how many there are
+        prepared.prepare(ADE, ade20k, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content.pop("ids"),
+        lambda content: content.update(ids=None),
+        lambda content: content.update(ids={"validation": [1, 2, 3, 4]}),
+        lambda content: content.update(official={}),
+        lambda content: content.update(official={"validation": "many"}),
+        lambda content: content.update(official=None),
+    ],
+)
+def test_metadata_of_another_structure_are_noticed(ade20k, tmp_path, change):
+    prepared.prepare(ADE, ade20k, tmp_path)
+    rewritten(prepared.directory(ADE, tmp_path) / "metadata.json", change)
+    with pytest.raises(ValueError, match=r"ade20k/3\.0\.0 is damaged .*--overwrite"):
+        datasets.load("ade20k", tmp_path)[0]
 
 
 def test_a_byte_that_changed_is_noticed_or_without_effect(ade20k, tmp_path):

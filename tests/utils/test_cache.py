@@ -1,5 +1,7 @@
 """What is kept between runs may cost time, never a run."""
 
+import errno
+import shutil
 import stat
 import warnings
 
@@ -16,7 +18,7 @@ ARRAY = np.arange(6, dtype=np.float32).reshape(2, 3)
 def folder(tmp_path, monkeypatch):
     """The cache of a test; it has not warned yet."""
     monkeypatch.setenv("DSOLO_CACHE", str(tmp_path / "kept"))
-    cache._warn.cache_clear()
+    cache._warned.clear()
     return tmp_path / "kept"
 
 
@@ -53,7 +55,7 @@ def test_what_cannot_be_used_is_as_if_it_were_not_there(folder, damage):
 @pytest.mark.parametrize("home", [True, False])
 def test_where_nothing_can_be_kept_is_one_warning(tmp_path, monkeypatch, home):
     """Below a file, and without any home to be found."""
-    cache._warn.cache_clear()
+    cache._warned.clear()
     if home:
         (tmp_path / "file").write_text("")
         monkeypatch.setenv("DSOLO_CACHE", str(tmp_path / "file" / "cache"))
@@ -98,10 +100,40 @@ def test_compilations_are_not_kept_for_who_said_no(folder, compilation_cache):
     assert jax.config.jax_compilation_cache_dir is None and not folder.exists()
 
 
+def test_a_full_disk_is_one_warning_and_what_it_left_is_cleared(
+    folder, monkeypatch, compilation_cache
+):
+    """JAX leaves empty entries on a full disk, and would neither use nor replace them."""
+    (folder / "xla").mkdir(parents=True)
+    cut, whole = (folder / "xla" / f"jit_{name}-cache" for name in ("cut", "whole"))
+    cut.touch()
+    whole.write_bytes(b"program")
+    usage = shutil.disk_usage(folder)
+    with (
+        monkeypatch.context() as full,
+        pytest.warns(UserWarning, match="less than 64 MiB") as warned,
+    ):
+        full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 20))
+        full.setattr(np, "save", _full)
+        cache.keep_compilations()
+        cache.save("text/one.npy", ARRAY)
+    assert len(warned) == 1 and jax.config.jax_compilation_cache_dir is None
+    assert not any((folder / "text").iterdir())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
+    cache.keep_compilations()
+    assert jax.config.jax_compilation_cache_dir == str(folder / "xla")
+    assert whole.exists() and not cut.exists()
+
+
+def _full(path, array):
+    path.touch()
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_compilations_that_cannot_be_kept_are_a_warning(tmp_path, monkeypatch, compilation_cache):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("DSOLO_CACHE", str(tmp_path / "file"))
-    cache._warn.cache_clear()
+    cache._warned.clear()
     with pytest.warns(UserWarning, match="nothing can be kept.*DSOLO_CACHE"):
         cache.keep_compilations()
     assert jax.config.jax_compilation_cache_dir is None
