@@ -1,12 +1,11 @@
 """Captioned pictures of the miniature world for training, drawn once and kept in files.
 
 No label is kept: a network learns from pictures and sentences alone. Letters: n scenes, S side of a
-picture in pixels, L tokens of a caption, V nouns.
+picture in pixels, k captions of a scene, L tokens of a caption, V nouns.
 """
 
+import json
 import re
-import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from dsolo_jax.datasets import miniature
+from dsolo_jax.utils.files import atomic, read_text, write_json
 from dsolo_jax.utils.progress import progress
 
 MARGIN = 8  # pixels a kept picture is larger than what is cut from it at random
@@ -35,17 +35,17 @@ class Canvas(NamedTuple):
 
 
 class Captioned(NamedTuple):
-    """images uint8 [n, S, S, 3], tokens int16 [n, CAPTIONS, L], and what the sentences enumerate.
+    """Pictures, the tokens of their k captions, and what these enumerate.
 
-    members: how many things and stuff each caption enumerates, int8 [n, CAPTIONS].
-    named: which of the nouns a scene's captions enumerate, bool [n, V]; nouns: those words.
+    members: how many things and stuff each caption enumerates.
+    named: which of the nouns a scene's captions enumerate.
     """
 
     images: UInt8[np.ndarray, "n S S 3"]
     tokens: Int[np.ndarray, "n k L"]
     members: Int[np.ndarray, "n k"]
     named: Bool[np.ndarray, "n V"]
-    nouns: tuple[str, ...]
+    nouns: list[str]
 
 
 def enumerated(caption: str) -> list[str]:
@@ -58,53 +58,50 @@ def enumerated(caption: str) -> list[str]:
     return [member.split()[-1] for member in members] if len(members) > 1 else []
 
 
-def sentences(
-    seed: int, index: int, canvas: Canvas
-) -> tuple[UInt8[np.ndarray, "S S 3"], list[str]]:
-    """Picture and captions of a scene of the split train."""
+def drawn(
+    folder: Path, count: int, draw: Callable[[int], tuple[np.ndarray, list[str]]]
+) -> tuple[UInt8[np.ndarray, "n S S 3"], list[list[str]]]:
+    """Draws pictures and sentences about each, and keeps them in `folder`; or finds them there.
+
+    Args:
+        draw: picture and sentences by the scene's number.
+    """
+    pictures, texts = folder / "pictures.npy", folder / "sentences.json"
+    if not texts.is_file():
+        sentences = []
+        with atomic(pictures) as temporary:
+            shape = count, *draw(0)[0].shape
+            kept = np.lib.format.open_memmap(temporary, "w+", np.uint8, shape)
+            for i in progress(range(count), count, f"scenes of {shape[1]} pixels", unit="scenes"):
+                kept[i], of_scene = draw(i)
+                sentences.append(of_scene)
+            kept.flush()
+        write_json(texts, sentences)
+    return np.load(pictures, mmap_mode="r"), json.loads(read_text(texts))
+
+
+def train_scene(seed: int, canvas: Canvas, index: int) -> tuple[np.ndarray, list[str]]:
+    """Draws a picture of the split train, and sentences about it."""
     scene = canvas.draw(seed, index, "train")
     # Canvases of one index share their scene's number, not their captions.
     rng = np.random.default_rng((seed, canvas.size, index))
     return scene.image, miniature.captions(scene, rng, CAPTIONS)
 
 
-def load(
-    folder: Path,
-    seed: int,
-    canvas: Canvas,
-    count: int,
+def captioned(
+    images: UInt8[np.ndarray, "n S S 3"],
+    sentences: list[list[str]],
     tokenize: Callable[[Sequence[str]], Int[np.ndarray, "Q L"]],
 ) -> Captioned:
-    """`count` scenes of a canvas, drawn and kept in `folder` the first time, then memory-mapped."""
-    target = folder / f"{seed}_{canvas.size}_{count}"
-    if not target.is_dir():
-        temporary = folder / f".{uuid.uuid4().hex}"
-        temporary.mkdir(parents=True)
-        try:
-            _write(temporary, seed, canvas, count, tokenize)
-            temporary.rename(target)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    arrays = (np.load(target / f"{name}.npy", mmap_mode="r") for name in Captioned._fields[:-1])
-    return Captioned(*arrays, nouns=tuple((target / "nouns.txt").read_text().split()))
-
-
-def _write(folder, seed, canvas, count, tokenize) -> None:
-    side = canvas.size + MARGIN
-    images = np.lib.format.open_memmap(
-        folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, side, side, 3)
-    )
-    tokens, nouns = [], []
-    for i in progress(range(count), count, f"scenes of {canvas.size} pixels", unit="scenes"):
-        images[i], texts = sentences(seed, i, canvas)
-        tokens.append(tokenize(texts).astype(np.int16))
-        nouns.append([enumerated(text) for text in texts])
-    images.flush()
+    """Tokenizes what `drawn` gives, and finds what the sentences enumerate."""
+    nouns = [[enumerated(text) for text in texts] for texts in sentences]
     vocabulary = sorted({noun for scene in nouns for caption in scene for noun in caption})
     named = [[any(noun in caption for caption in scene) for noun in vocabulary] for scene in nouns]
-    longest = max(rows.shape[1] for rows in tokens)
-    tokens = [np.pad(rows, ((0, 0), (0, longest - rows.shape[1])), mode="edge") for rows in tokens]
-    np.save(folder / "tokens.npy", np.stack(tokens))
-    np.save(folder / "members.npy", np.array([[len(c) for c in s] for s in nouns], np.int8))
-    np.save(folder / "named.npy", np.array(named))
-    (folder / "nouns.txt").write_text("\n".join(vocabulary))
+    tokens = tokenize([text for texts in sentences for text in texts])
+    return Captioned(
+        images,
+        tokens.reshape(len(images), CAPTIONS, -1),
+        np.array([[len(caption) for caption in scene] for scene in nouns]),
+        np.array(named),
+        vocabulary,
+    )

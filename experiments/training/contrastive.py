@@ -5,7 +5,6 @@ size, L tokens, V nouns, D shared space.
 """
 
 import dataclasses
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -32,17 +31,15 @@ def config(vocabulary: int) -> ClipConfig:
 
 
 class Batch(NamedTuple):
-    """Pictures, a caption of each, and the nouns asked for.
+    """Pictures in 0..1, a caption of each, and the nouns asked for.
 
-    light: factors of the pictures' colours.
     corner: (row, column) of the positions of whole scenes at which a smaller picture lies, so that
         all positions are trained, at their own distances, long before whole scenes are.
     prompts: a sentence a noun; named: whether the picture's captions enumerate it; none of them
         says nothing about the picture.
     """
 
-    pictures: UInt8[Array, "B S S 3"]
-    light: Float[Array, "B 3"]
+    pictures: Float[Array, "B S S 3"]
     corner: Int[Array, "2"]
     captions: Int[Array, "B L"]
     prompts: Int[Array, "V L"]
@@ -124,11 +121,13 @@ def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
 
 def loss(params: Params, batch: Batch, config: ClipConfig) -> Float[Array, ""]:
     """Captions against pictures, nouns against pictures, and nouns against where they look."""
-    encode = partial(_encode, params, batch.pictures, config, batch.corner, batch.light)
-    whole, local = encode("vanilla"), encode("maskclip")
+    whole, local = (
+        encode(params, batch.pictures, config, batch.corner, start)
+        for start in ("vanilla", "maskclip")
+    )
     pictures = _unit(whole.pooled)
-    captions = embed_texts(params, batch.captions, config)
-    prompts = embed_texts(params, batch.prompts, config)
+    texts = batch.captions, batch.prompts
+    captions, prompts = (_unit(clip.encode_text(params, config, tokens)) for tokens in texts)
     scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(100.0)))
     same = (batch.captions[:, None] == batch.captions[None]).all(axis=-1)
     sharpness = jnp.exp(params["regions"]["sharpness"])
@@ -174,29 +173,19 @@ def naming(logits: Float[Array, "B V"], named: Bool[Array, "B V"]) -> Float[Arra
     return (losses * told).sum() / jnp.maximum(told.sum(), 1)
 
 
-def embed_pictures(
+def encode(
     params: Params,
-    pictures: UInt8[Array, "B S S 3"],
-    config: ClipConfig,
-    corner: Int[Array, "2"] | tuple[int, int] = (0, 0),
-) -> Float[Array, "B D"]:
-    """Unit embeddings of square pictures no larger than whole scenes.
-
-    Args:
-        corner: of the table of positions, where the picture lies.
-    """
-    light = jnp.ones((len(pictures), 3))
-    return _unit(_encode(params, pictures, config, corner, light, "vanilla").pooled)
-
-
-def _encode(
-    params: Params,
-    pictures: UInt8[Array, "B S S 3"],
+    pictures: Float[Array, "B S S 3"],
     config: ClipConfig,
     corner: Int[Array, "2"] | tuple[int, int],
-    light: Float[Array, "B 3"],
     start: str,
 ) -> clip.ImageEncoding:
+    """Encodes square pictures in 0..1, no larger than whole scenes.
+
+    Args:
+        corner: (row, column) of the table of positions, where the pictures lie.
+        start: one of `clip.STARTS`.
+    """
     vision, patch = params["vision"], config.vision.patch_size
     side, part = config.vision.image_size // patch, pictures.shape[1] // patch
     table = vision["positions"][1:].reshape(side, side, -1)
@@ -205,18 +194,10 @@ def _encode(
     smaller = dataclasses.replace(
         config, vision=dataclasses.replace(config.vision, image_size=pictures.shape[1])
     )
-    pixels = jnp.clip(pictures.astype(jnp.float32) / 255 * light[:, None, None], 0, 1)
-    pixels = (pixels - jnp.array(config.image_mean)) / jnp.array(config.image_std)
+    pixels = (pictures - jnp.array(config.image_mean)) / jnp.array(config.image_std)
     moved = params | {"vision": vision | {"positions": positions}}
     return clip.encode_image(moved, smaller, pixels, start=start)
 
 
 def _unit(x: Array) -> Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)
-
-
-def embed_texts(
-    params: Params, tokens: Int[Array, "Q L"], config: ClipConfig
-) -> Float[Array, "Q D"]:
-    """Unit embeddings."""
-    return _unit(clip.encode_text(params, config, tokens))

@@ -7,37 +7,64 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
-import safetensors.numpy
+from absl import flags
 
+from dsolo_jax import checkpoints
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.files import read_text, write_text
 from dsolo_jax.utils.progress import progress
+from experiments import common
 
-Batch = Any
+flags.disclaim_key_flags()  # they are those of the command that has them defined
+
+
+def define_flags() -> None:
+    """Defines the flags of a training command."""
+    flags.DEFINE_string("output_dir", None, "Folder of the run.")
+    flags.DEFINE_integer("seed", 0, "Of the world, the weights and the batches.", lower_bound=0)
+    flags.DEFINE_float(
+        "share", 1.0, "Of the steps and scenes; little is enough for a try.", 0.0, 1.0
+    )
+    flags.DEFINE_integer("every", 100, "Steps between checkpoints.", lower_bound=1)
+
+
+def run(command: Callable[[Path, int, float, int], str]) -> None:
+    """Calls a training command with its flags, in that order, and prints what it returns."""
+
+    def main() -> None:
+        given = flags.FLAGS
+        folder = Path(given.output_dir).expanduser()
+        print(command(folder, given.seed, given.share, given.every))
+
+    common.run(main, required=["output_dir"])
 
 
 def train(
-    loss: Callable[[Params, Batch], jax.Array],
+    loss: Callable[[Params, Any], jax.Array],
     params: Params,
     optimizer: optax.GradientTransformation,
-    batch: Callable[[int], Batch],
+    batch: Callable[[int], Any],
     steps: int,
     path: Path,
     *,
     every: int,
     report: Callable[[Params], dict[str, float]] = lambda params: {},
 ) -> Params:
-    """The parameters after `steps` steps.
+    """Trains for `steps` steps, those of earlier runs included, and returns the parameters.
 
     Args:
         loss: of parameters and a batch, a scalar.
         batch: of a step's number; a pure function, so that a resumed run sees the same batches.
-        path: where parameters, the optimizer's state and the step are kept, a safetensors file; if
-            it is there, training goes on from it. The log beside it, .jsonl, has a line each time.
+        path: where parameters, the optimizer's state and the step are kept, a safetensors file. The
+            log beside it, .jsonl, has a line each time.
         every: steps between checkpoints.
         report: what the log says of the parameters beside the mean loss since the last line.
+
+    Raises:
+        ValueError: the loss is not finite; the file is damaged or of another network.
     """
 
     @jax.jit
@@ -58,7 +85,8 @@ def train(
             mean = float(np.mean(losses))
             if not np.isfinite(mean):
                 raise ValueError(f"{path.stem}: the loss is {mean} at step {done}; lower the rate")
-            _save(path, done, state)
+            leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+            checkpoints.write_tensors(path, leaves | {"step": np.asarray(done)})
             seconds = round(time.monotonic() - begun, 1)
             line = {"step": done, "loss": mean, "seconds": seconds, **report(state[0])}
             with path.with_suffix(".jsonl").open("a", encoding="utf-8") as log:
@@ -67,19 +95,25 @@ def train(
     return state[0]
 
 
-def _save(path: Path, step: int, state: Any) -> None:
-    leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    with atomic(path) as temporary:
-        safetensors.numpy.save_file(leaves | {"step": np.asarray(step)}, temporary)
-
-
 def _restore(path: Path, like: Any) -> tuple[int, Any]:
-    leaves = safetensors.numpy.load_file(path)
-    step = int(leaves.pop("step"))
+    leaves = checkpoints.read_tensors(path.parent, path.stem)
+    step = int(leaves.pop("step", 0))
     expected, structure = jax.tree.flatten(like)
-    found = [leaves.get(str(i)) for i in range(len(expected))]
-    if len(leaves) != len(expected) or any(
-        a is None or a.shape != b.shape for a, b in zip(found, expected, strict=True)
-    ):
+    wanted = {str(i): leaf.shape for i, leaf in enumerate(expected)}
+    if {name: leaf.shape for name, leaf in leaves.items()} != wanted:
         raise ValueError(f"{path} is of another network; remove it, or name another folder")
-    return step, jax.tree.unflatten(structure, [jax.numpy.asarray(leaf) for leaf in found])
+    return step, jax.tree.unflatten(structure, [jnp.asarray(leaves[name]) for name in wanted])
+
+
+def claim(folder: Path, seed: int, share: float) -> str:
+    """Records the flags that a run depends on in its folder, or finds them there, and returns them.
+
+    Raises:
+        ValueError: the folder holds a run of others.
+    """
+    path, given = folder / "flags.txt", f"--seed={seed}" + (f" --share={share:g}" * (share < 1))
+    if not path.is_file():
+        write_text(path, given)
+    elif (found := read_text(path)) != given:
+        raise ValueError(f"{folder} holds a run of {found}, not of {given}; name another folder")
+    return given

@@ -51,47 +51,43 @@ def save(
 
 def _settings(config: StableDiffusionConfig) -> dict[str, Any]:
     """The JSON files of a pipeline, by name."""
-    levels = len(config.vae.block_out_channels)
-    networks = {name: dataclasses.asdict(part) for name, part in vars(config).items()}
-    networks["unet"]["attention_head_dim"] = networks["unet"].pop("num_heads")
+    levels, end = len(config.vae.block_out_channels), config.text.eos_token_id
+    unet, vae, text = (dataclasses.asdict(part) for part in (config.unet, config.vae, config.text))
+    unet["attention_head_dim"] = unet.pop("num_heads")
+    absent = "feature_extractor", "image_encoder", "safety_checker"
     return {
         "model_index.json": {
             "_class_name": "StableDiffusionPipeline",
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
+            **{part: [None, None] for part in absent},
             "requires_safety_checker": False,
-            "safety_checker": [None, None],
             "scheduler": ["diffusers", "DDIMScheduler"],
             "text_encoder": ["transformers", "CLIPTextModel"],
             "tokenizer": ["transformers", "CLIPTokenizer"],
             "unet": ["diffusers", "UNet2DConditionModel"],
             "vae": ["diffusers", "AutoencoderKL"],
         },
-        "unet/config.json": {
-            "_class_name": "UNet2DConditionModel",
-            **networks["unet"],
-        },
+        "unet/config.json": {"_class_name": "UNet2DConditionModel"} | unet,
         "vae/config.json": {
             "_class_name": "AutoencoderKL",
             "sample_size": SIZE,
             "down_block_types": ["DownEncoderBlock2D"] * levels,
             "up_block_types": ["UpDecoderBlock2D"] * levels,
             "use_post_quant_conv": False,
-            **networks["vae"],
-        },
+        }
+        | vae,
         "text_encoder/config.json": {
             "architectures": ["CLIPTextModel"],
             "model_type": "clip_text_model",
             "dtype": "float32",
-            "bos_token_id": config.text.vocab_size - 2,
-            "pad_token_id": config.text.vocab_size - 1,
-            **networks["text"],
-        },
+            "bos_token_id": end - 1,
+            "pad_token_id": end,
+        }
+        | text,
         "scheduler/scheduler_config.json": {
             "_class_name": "DDIMScheduler",
             "clip_sample": False,
             "set_alpha_to_one": False,
             "steps_offset": 1,
-            **SCHEDULE,
-        },
+        }
+        | SCHEDULE,
     }

@@ -1,20 +1,18 @@
 """What a trained CLIP knows of whole pictures: which sentence is whose, and what is there."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dsolo_jax import clip, images
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import ClipConfig
 from dsolo_jax.datasets import miniature
 from dsolo_jax.templates import IMAGENET_TEMPLATES
 from experiments.training.captioned import Canvas, enumerated
-from experiments.training.contrastive import embed_pictures, embed_texts
 
 _SENTENCES = 5  # written for a picture, as in COCO; the one that enumerates most is asked for
 AMONG = 256  # pictures and sentences the right one is looked for
@@ -24,24 +22,23 @@ _BATCH = 64
 class Examples(NamedTuple):
     """Pictures, a sentence of each, what is present, and which of it train never shows so."""
 
-    pictures: np.ndarray
+    pictures: list[np.ndarray]
     captions: list[str]
     present: Bool[np.ndarray, "n C"]
     unseen: Bool[np.ndarray, "n C"]
 
 
 def examples(seed: int, split: str, canvas: Canvas, count: int) -> Examples:
-    """The first `count` scenes of a split."""
+    """Draws the first `count` scenes of a split."""
     scenes = [canvas.draw(seed, i, split) for i in range(count)]
-    captions, classes = [], len(miniature.CLASSES)
-    present, unseen = np.zeros((2, count, classes), bool)
+    present, unseen = np.zeros((2, count, len(miniature.CLASSES)), bool)
+    captions = []
     for i, scene in enumerate(scenes):
-        rng = np.random.default_rng((seed, i))
-        texts = miniature.captions(scene, rng, _SENTENCES)
+        texts = miniature.captions(scene, np.random.default_rng((seed, i)), _SENTENCES)
         captions.append(max(texts, key=lambda text: len(enumerated(text))))
         for item in scene.items:
             present[i, item.index], unseen[i, item.index] = True, not item.seen
-    return Examples(np.stack([scene.image for scene in scenes]), captions, present, unseen)
+    return Examples([scene.image for scene in scenes], captions, present, unseen)
 
 
 def report(
@@ -50,27 +47,30 @@ def report(
     given: Examples,
     tokenize: Callable[[Sequence[str]], np.ndarray],
 ) -> dict[str, float]:
-    """R@1 both ways among `AMONG`, and mean average precision of presence: of stuff, of things, and
-    of things by whether train shows such ones."""
-    pictures = _embed(_pictures, given.pictures, params, config)
-    captions = _embed(_texts, tokenize(given.captions), params, config)
+    """Measures R@1 both ways among `AMONG`, and the mean average precision of presence: of stuff,
+    of things, and of things by whether train shows such ones."""
+
+    def texts(given: Sequence[str]) -> np.ndarray:
+        return _embed(lambda x: clip.encode_text(params, config, x), tokenize(given))
+
+    normalised = [images.normalise(x, config.image_mean, config.image_std) for x in given.pictures]
+    pictures = _embed(lambda x: clip.encode_image(params, config, x).pooled, np.stack(normalised))
+    captions = texts(given.captions)
     prompts = [form.format(name) for name in miniature.CLASSES for form in IMAGENET_TEMPLATES]
-    classes = _embed(_texts, tokenize(prompts), params, config).reshape(
-        len(miniature.CLASSES), -1, config.projection_dim
-    )
-    scores = pictures @ classes.mean(axis=1).T / np.linalg.norm(classes.mean(axis=1), axis=-1)
+    classes = texts(prompts).reshape(len(miniature.CLASSES), -1, config.projection_dim).mean(1)
+    scores = pictures @ classes.T / np.linalg.norm(classes, axis=-1)
     groups = [slice(i, i + AMONG) for i in range(0, len(pictures), AMONG)]
     found = [recall(pictures[g] @ captions[g].T, given.captions[g]) for g in groups]
+    to_text, to_picture = np.mean(found, axis=0)
     stuff, things = np.split(np.arange(len(miniature.CLASSES)), [miniature.NUM_STUFF])
-    present, unseen = given.present, given.unseen
+    present, unseen, everywhere = given.present, given.unseen, np.ones_like(given.present)
     # Of seen things those scenes are left out that hold an unseen one, and the other way round.
     cases = {
-        "map_stuff": (stuff, present, np.ones_like(present)),
-        "map_things": (things, present, np.ones_like(present)),
+        "map_stuff": (stuff, present, everywhere),
+        "map_things": (things, present, everywhere),
         "map_things_seen": (things, present & ~unseen, ~unseen),
         "map_things_unseen": (things, unseen, unseen | ~present),
     }
-    to_text, to_picture = np.mean(found, axis=0)
     return {"image_to_text": float(to_text), "text_to_image": float(to_picture)} | {
         name: mean_precision(scores[:, c], true[:, c], asked[:, c])
         for name, (c, true, asked) in cases.items()
@@ -99,16 +99,8 @@ def precision(scores: Float[np.ndarray, "n"], true: Bool[np.ndarray, "n"]) -> fl
     return float((ranked.cumsum() / np.arange(1, len(ranked) + 1))[ranked].mean())
 
 
-def _embed(embed, inputs: np.ndarray, params: Params, config: ClipConfig) -> np.ndarray:
-    batches = [inputs[i : i + _BATCH] for i in range(0, len(inputs), _BATCH)]
-    return np.concatenate([np.asarray(embed(params, batch, config)) for batch in batches])
-
-
-@partial(jax.jit, static_argnames="config")
-def _pictures(params, pictures, config):
-    return embed_pictures(params, jnp.asarray(pictures), config)
-
-
-@partial(jax.jit, static_argnames="config")
-def _texts(params, tokens, config):
-    return embed_texts(params, tokens, config)
+def _embed(encode: Callable, inputs: np.ndarray) -> Float[np.ndarray, "n D"]:
+    """Embeds in batches, to length 1."""
+    starts = range(0, len(inputs), _BATCH)
+    found = np.concatenate([encode(jnp.asarray(inputs[i : i + _BATCH])) for i in starts])
+    return found / np.linalg.norm(found, axis=-1, keepdims=True)

@@ -16,23 +16,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import flags
 
 from dsolo_jax import clip
 from dsolo_jax.checkpoints import flatten
 from dsolo_jax.templates import IMAGENET_TEMPLATES
-from dsolo_jax.utils.files import atomic
-from experiments import common
+from dsolo_jax.utils.files import atomic, write_text
 from experiments.training import captioned, contrastive, loop, retrieval
 from experiments.training.captioned import Canvas, Captioned
 from experiments.training.tokenizer import write_tokenizer
 
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Folder of the run.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the world, the weights and the batches.")
-_SHARE = flags.DEFINE_float(
-    "share", 1.0, "Of the steps and scenes of every phase; little is enough for a try.", 0.0, 1.0
-)
-_EVERY = flags.DEFINE_integer("every", 50, "Steps between checkpoints.", lower_bound=1)
+loop.define_flags()
 
 
 class Phase(NamedTuple):
@@ -93,43 +86,46 @@ things have a colour or a pattern that train never shows on them.
 """
 
 
-def main() -> None:
-    folder = Path(_OUTPUT_DIR.value).expanduser()
-    print(train(folder, _SEED.value, _SHARE.value, _EVERY.value))
-
-
 def train(folder: Path, seed: int, share: float, every: int) -> str:
-    """Trains, or goes on; writes folder/clip and returns its model card."""
+    """Trains, or goes on; writes folder/clip and returns its model card.
+
+    Raises:
+        ValueError: the folder holds a run of another seed or share.
+    """
+    given = loop.claim(folder, seed, share)
     phases = [_shortened(phase, share) for phase in _PHASES]
-    size = _write_tokenizer(folder / "clip", seed)
+    scenes = [
+        captioned.drawn(
+            folder / f"phase_{number}",
+            phase.scenes,
+            partial(captioned.train_scene, seed, phase.canvas),
+        )
+        for number, phase in enumerate(phases)
+    ]
+    texts = [text for of_scene in scenes[-1][1][:_READ] for text in of_scene]
+    size = write_tokenizer(
+        folder / "clip", [*texts, *IMAGENET_TEMPLATES], _VOCABULARY, contrastive.LENGTH
+    )
     config = contrastive.config(size)
     tokenize = clip.load_tokenizer(folder / "clip", contrastive.LENGTH)
-    data = [
-        captioned.load(folder / "scenes", seed, phase.canvas, phase.scenes, tokenize)
-        for phase in phases
-    ]
+    data = [captioned.captioned(*drawn, tokenize) for drawn in scenes]
     steps = sum(phase.steps for phase in phases)
     held_out = retrieval.examples(seed, "tune", _WHOLE, _HELD_OUT)
-
-    def report(params) -> dict[str, float]:
-        return retrieval.report(params, config, held_out, tokenize)
-
-    start = contrastive.init(config, np.asarray(data[0].images[:256]), jax.random.key(seed))
     params = loop.train(
         partial(contrastive.loss, config=config),
-        start,
+        contrastive.init(config, np.asarray(data[0].images[:256]), jax.random.key(seed)),
         contrastive.optimizer(partial(_rate, steps=steps)),
         partial(_batch, phases=phases, data=data, tokenize=tokenize, seed=seed),
         steps,
         folder / "training.safetensors",
         every=every,
-        report=report,
+        report=lambda params: retrieval.report(params, config, held_out, tokenize),
     )
-    _export(folder / "clip", config, params)
+    own = {name: params[name] for name in ("vision", "text", "logit_scale")}
+    clip.save(folder / "clip", config, jax.tree.map(lambda x: np.asarray(x, np.float16), own))
     _write_log(folder / "training.jsonl", folder / "clip" / "training.csv")
-    card = _card(folder / "clip", phases, seed, share)
-    with atomic(folder / "clip" / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
+    card = _card(folder / "clip", phases, seed, given)
+    write_text(folder / "clip" / "README.md", card)
     return card
 
 
@@ -137,12 +133,6 @@ def _shortened(phase: Phase, share: float) -> Phase:
     batch = min(phase.batch, max(2, round(share * phase.scenes)))
     scenes = max(batch, round(share * phase.scenes))
     return phase._replace(scenes=scenes, steps=max(1, round(share * phase.steps)), batch=batch)
-
-
-def _write_tokenizer(folder: Path, seed: int) -> int:
-    """The tokenizer of the sentences and prompts; the size of its vocabulary."""
-    texts = [text for i in range(_READ) for text in captioned.sentences(seed, i, _WHOLE)[1]]
-    return write_tokenizer(folder, [*texts, *IMAGENET_TEMPLATES], _VOCABULARY, contrastive.LENGTH)
 
 
 def _rate(step: jax.Array, steps: int) -> jax.Array:
@@ -170,24 +160,19 @@ def _batch(
         for i, (y, x) in zip(chosen, corners, strict=True)
     ]
     light = rng.uniform(0.85, 1.15, (size, 1)) * rng.uniform(0.95, 1.05, (size, 3))
+    light = light.astype(np.float32)[:, None, None] / np.float32(255)
     # One of the captions that enumerate something, where there is one.
     members = scenes.members[chosen]
     caption = (rng.random(members.shape) + (members > 0)).argmax(axis=1)
     prompts = tokenize([_FRAMES[rng.integers(len(_FRAMES))].format(noun) for noun in scenes.nouns])
     return contrastive.Batch(
-        pictures=np.stack(pictures),
-        light=light.astype(np.float32),
+        pictures=np.clip(np.stack(pictures) * light, 0, 1),
         corner=rng.integers((contrastive.SIZE - side) // contrastive.PATCH + 1, size=2),
-        captions=scenes.tokens[chosen, caption].astype(np.int32),
+        captions=scenes.tokens[chosen, caption],
         # One length, so that one compilation serves all steps of a phase.
         prompts=np.pad(prompts, ((0, 0), (0, _PROMPT - prompts.shape[1])), mode="edge"),
         named=scenes.named[chosen],
     )
-
-
-def _export(folder: Path, config: clip.ClipConfig, params) -> None:
-    own = {name: params[name] for name in ("vision", "text", "logit_scale")}
-    clip.save(folder, config, jax.tree.map(lambda leaf: np.asarray(leaf, np.float16), own))
 
 
 def _write_log(source: Path, target: Path) -> None:
@@ -199,7 +184,7 @@ def _write_log(source: Path, target: Path) -> None:
         writer.writerows({k: round(v, 4) for k, v in line.items()} for line in lines)
 
 
-def _card(folder: Path, phases: Sequence[Phase], seed: int, share: float) -> str:
+def _card(folder: Path, phases: Sequence[Phase], seed: int, flags: str) -> str:
     """The model card, with what the exported weights reach."""
     config, params = clip.load(folder)
     tokenize = clip.load_tokenizer(folder, config.text.max_position_embeddings)
@@ -214,7 +199,7 @@ def _card(folder: Path, phases: Sequence[Phase], seed: int, share: float) -> str
     ]
     return _CARD.format(
         classes=len(given.present[0]),
-        flags=f"--seed={seed}" + (f" --share={share:g}" if share < 1 else ""),
+        flags=flags,
         phases="; ".join(described),
         parameters=sum(leaf.size for leaf in flatten(params).values()),
         seed=seed,
@@ -223,4 +208,4 @@ def _card(folder: Path, phases: Sequence[Phase], seed: int, share: float) -> str
 
 
 if __name__ == "__main__":
-    common.run(main, required=["output_dir"])
+    loop.run(train)

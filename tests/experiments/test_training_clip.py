@@ -120,26 +120,24 @@ def normalised(pictures):
     return jnp.asarray(np.stack([images.normalise(picture, *of_clip) for picture in pictures]))
 
 
-def test_a_whole_scene_is_embedded_as_by_the_library(params):
-    pictures = np.stack([miniature.draw(0, i).image for i in range(2)])
-    wanted = clip.encode_image(params, config(), normalised(pictures)).pooled
-    wanted /= jnp.linalg.norm(wanted, axis=-1, keepdims=True)
-    found = contrastive.embed_pictures(params, pictures, config())
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-
-
-def test_a_small_picture_has_the_positions_at_its_corner(params):
-    pictures, (row, column) = np.stack([miniature.draw(0, 0, 40).image]), (6, 2)
-    table = np.asarray(params["vision"]["positions"])
-    cut = [1 + 14 * (row + i) + column + j for i in range(5) for j in range(5)]
+@pytest.mark.parametrize(("side", "corner"), [(112, (0, 0)), (40, (6, 2))])
+def test_a_picture_is_encoded_as_by_the_library(params, side, corner):
+    """A small one with the positions at its corner of the table."""
+    pictures, (row, column) = np.stack([miniature.draw(0, i, side).image for i in range(2)]), corner
+    table, patches = np.asarray(params["vision"]["positions"]), range(side // 8)
+    cut = [1 + 14 * (row + i) + column + j for i in patches for j in patches]
     vision = dict(params["vision"], positions=jnp.asarray(table[[0, *cut]]))
-    vision_config = dataclasses.replace(config().vision, image_size=40)
+    vision_config = dataclasses.replace(config().vision, image_size=side)
     small = dataclasses.replace(config(), vision=vision_config)
-    wanted = clip.encode_image(dict(params, vision=vision), small, normalised(pictures)).pooled
-    found = contrastive.embed_pictures(params, pictures, config(), (row, column))
-    np.testing.assert_allclose(found, wanted / jnp.linalg.norm(wanted), atol=1e-5)
-    elsewhere = contrastive.embed_pictures(params, pictures, config(), (0, 0))
-    assert np.abs(elsewhere - found).max() > 1e-3
+    wanted = clip.encode_image(dict(params, vision=vision), small, normalised(pictures))
+    found = contrastive.encode(params, jnp.asarray(pictures / 255), config(), corner, "vanilla")
+    np.testing.assert_allclose(found.pooled, wanted.pooled, atol=2e-5)
+    np.testing.assert_allclose(found.patches, wanted.patches, atol=2e-5)
+    if side < 112:
+        assert (
+            np.abs(table[cut] - table[[1 + 14 * i + j for i in patches for j in patches]]).max()
+            > 0.1
+        )
 
 
 def test_patches_start_uncorrelated(params):
@@ -176,49 +174,62 @@ def test_recall_takes_equal_captions_for_equally_right():
 # ------------------------------------------------------------------------------------- the driver
 
 
+def test_a_batch_is_a_function_of_its_step():
+    random = np.random.default_rng(0)
+    phases = Phase(Canvas(56, (1, 1), (1, 1)), 9, 2, 4), Phase(WHOLE, 9, 3, 4)
+    data = [
+        captioned.Captioned(
+            random.integers(
+                0, 256, (9, side + captioned.MARGIN, side + captioned.MARGIN, 3), np.uint8
+            ),
+            random.integers(0, 30, (9, captioned.CAPTIONS, 12)),
+            random.integers(0, 3, (9, captioned.CAPTIONS)),
+            random.random((9, 2)) < 0.7,
+            ["star", "sand"],
+        )
+        for side in (56, 112)
+    ]
+    seen = [
+        [
+            train_clip._batch(
+                step, phases, data, lambda texts: np.full((len(texts), 9), len(texts[0])), seed=1
+            )
+            for step in range(5)
+        ]
+        for _ in range(2)
+    ]
+    for first, again in zip(*seen, strict=True):
+        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+        assert first.pictures.dtype == np.float32 and 0 <= first.pictures.min()
+        assert 0.9 < first.pictures.max() <= 1
+        side = first.pictures.shape[1] // 8
+        assert (first.corner >= 0).all() and (first.corner + side <= 14).all()
+    assert [batch.pictures.shape[1] for batch in seen[0]] == [56, 56, 112, 112, 112]
+    assert not np.array_equal(seen[0][0].pictures, seen[0][1].pictures)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A run of few steps of a tiny network: its folder, its card, and the batches it saw."""
-    folder, seen = tmp_path_factory.mktemp("trained"), []
-    phases = (
-        Phase(Canvas(56, (1, 1), (1, 1)), scenes=8, steps=2, batch=4),
-        Phase(WHOLE, scenes=8, steps=1, batch=4),
-    )
-    batch = train_clip._batch
-
-    def watched(*args, **kwargs):
-        seen.append((batch(*args, **kwargs), batch(*args, **kwargs)))
-        return seen[-1][0]
-
+    """A run of few steps of a tiny network: its folder and its card."""
+    folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
+        phases = (Phase(Canvas(56, (1, 4), (2, 3)), scenes=8, steps=3, batch=4),)
         patch.setattr(train_clip, "_PHASES", phases)
-        patch.setattr(train_clip, "_WHOLE", WHOLE)
-        patch.setattr(train_clip, "_READ", 20)
         patch.setattr(train_clip, "_HELD_OUT", 16)
         patch.setattr(train_clip, "_MEASURED", {"validation": 16})
-        patch.setattr(retrieval, "IMAGENET_TEMPLATES", ("a photo of a {}.",))
-        patch.setattr(train_clip, "_batch", watched)
         patch.setattr(train_clip, "_PROMPT", 40)
+        patch.setattr(retrieval, "IMAGENET_TEMPLATES", ("a photo of a {}.",))
         patch.setattr(contrastive, "config", config)
         card = train_clip.train(folder, seed=1, share=1.0, every=2)
-    return folder, card, seen
-
-
-def test_a_batch_is_a_function_of_its_step(trained):
-    _, _, seen = trained
-    assert len(seen) == 3
-    for first, again in seen:
-        assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    sides = [batch.pictures.shape[1] for batch, _ in seen]
-    assert sides == [56, 56, 112]
-    assert not np.array_equal(seen[0][0].pictures, seen[1][0].pictures)
+    return folder, card
 
 
 def test_a_run_leaves_a_checkpoint_its_log_and_its_card(trained):
     from transformers import CLIPModel, CLIPTokenizer
 
-    folder, card, _ = trained
-    assert "--seed=1`" in card and "apache-2.0" in card and (folder / "clip/README.md").is_file()
+    folder, card = trained
+    assert "--seed=1`" in card and "apache-2.0" in card
+    assert (folder / "clip" / "README.md").read_text() == card
     with open(folder / "clip" / "training.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [2, 3]
@@ -226,3 +237,10 @@ def test_a_run_leaves_a_checkpoint_its_log_and_its_card(trained):
     model = CLIPModel.from_pretrained(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
     assert model.config.vision_config.hidden_size == 32 and len(tokenizer("a star").input_ids) == 4
+
+
+@pytest.mark.parametrize(("seed", "share"), [(2, 1.0), (1, 0.5)])
+def test_a_run_of_other_flags_is_refused(trained, seed, share):
+    """train_clip --output_dir=DIR --seed=1, then --seed=2 or --share=0.5 into the same folder."""
+    with pytest.raises(ValueError, match="holds a run of --seed=1, not of --seed="):
+        train_clip.train(trained[0], seed=seed, share=share, every=2)

@@ -243,14 +243,13 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
 
 
 def test_own_mass_of_flat_and_of_perfect_attention():
-    classes = np.array([0, 0, 0, 1, 1, 5], np.uint8)
-    nowhere = jnp.zeros((2, 6, 4))
-    flat = (3 * 3 + 2 * 2 + 1) / 6
-    expected = [[flat, flat, 6], [1 / 6, 1 / 6, 1]]
-    np.testing.assert_allclose(own_mass(nowhere, nowhere, classes, 5), expected, rtol=1e-5)
-    one_hot = 100.0 * jax.nn.one_hot(jnp.array([[0, 0, 0, 1, 1, 2]] * 2), 4)
-    expected = [[6, flat, 6], [1, 1 / 6, 1]]
-    np.testing.assert_allclose(own_mass(one_hot, one_hot, classes, 5), expected, rtol=1e-5)
+    classes = np.array([[0, 0, 0], [1, 1, 5], [2, 3, 4]], np.uint8)
+    labels = np.stack([classes, classes.T]).repeat(2, axis=1).repeat(2, axis=2)
+    flat = {"flat": round((3 * 3 + 2 * 2 + 4) / 81, 3), "flat_things": round(1 / 9, 3)}
+    found = own_mass(np.full((2, 9, 9), 1 / 9), labels, first_thing=3)
+    assert found == flat | {"own": flat["flat"], "own_things": flat["flat_things"]}
+    found = own_mass(np.stack([np.eye(9)] * 2), labels, first_thing=3)
+    assert found == flat | {"own": 1, "own_things": 1}
 
 
 def test_a_patch_is_of_the_class_of_most_of_its_pixels():
