@@ -8,7 +8,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from transformers import CLIPTokenizer
 
-from dsolo_jax.utils.files import atomic, write_json
+from dsolo_jax.utils.files import write_json, write_text
 
 _START, _END = "<|startoftext|>", "<|endoftext|>"
 _END_OF_WORD = "</w>"
@@ -23,22 +23,21 @@ def write_tokenizer(directory: Path, texts: Iterable[str], size: int, max_length
         max_length: the context length that the text encoder has.
     """
     tokenizer = CLIPTokenizer().backend_tokenizer  # CLIP's rules for words, whatever the merges
+    letters = sorted(ByteLevel.alphabet())
+    letters += [letter + _END_OF_WORD for letter in letters]
     trainer = BpeTrainer(
         vocab_size=size,
-        special_tokens=[_START, _END],
-        initial_alphabet=ByteLevel.alphabet(),
+        # All that there is before a merge, so that ties between merges do not go by chance.
+        special_tokens=[_START, _END, *letters],
         end_of_word_suffix=_END_OF_WORD,
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     merges = json.loads(tokenizer.to_str())["model"]["merges"]
-    letters = sorted(ByteLevel.alphabet())
-    tokens = [*letters, *(letter + _END_OF_WORD for letter in letters), *map("".join, merges)]
-    tokens += [_START, _END]
+    tokens = [*letters, *map("".join, merges), _START, _END]
     write_json(directory / "vocab.json", {token: i for i, token in enumerate(tokens)})
-    with atomic(directory / "merges.txt") as temporary:
-        lines = ["#version: 0.2", *map(" ".join, merges)]
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = ["#version: 0.2", *map(" ".join, merges), ""]
+    write_text(directory / "merges.txt", "\n".join(lines))
     settings = {"bos_token": _START, "eos_token": _END, "unk_token": _END, "pad_token": _END}
     settings |= {"tokenizer_class": "CLIPTokenizer", "model_max_length": max_length}
     write_json(directory / "tokenizer_config.json", settings)

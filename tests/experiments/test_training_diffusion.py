@@ -98,6 +98,19 @@ def folder(config, networks, tokenizer, tmp_path_factory):
     return folder
 
 
+def test_a_tokenizer_is_a_function_of_its_texts(tmp_path):
+    """A run that goes on after a kill makes it again, and has learned its tokens."""
+    texts = [
+        text
+        for i in range(20)
+        for text in miniature.captions(miniature.draw(0, i, 56), np.random.default_rng(i), 4)
+    ]
+    for i in range(6):
+        write_tokenizer(tmp_path / str(i), texts, size=1200, max_length=24)
+    merges = {(tmp_path / str(i) / "merges.txt").read_text() for i in range(6)}
+    assert len(merges) == 1 and merges.pop().count("\n") > 50
+
+
 # ------------------------------------------------------------------------------------- the export
 
 
