@@ -2,8 +2,6 @@
 
 import csv
 import json
-import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from PIL import Image
 from dsolo_jax import datasets, vocabulary
 from dsolo_jax.datasets import coco, context, prepared, protocols
 from experiments import evaluation
+from tests.experiments.running import call
 
 SHARED = Path(__file__).parents[3] / "shared"
 SAMPLES = SHARED / "samples"
@@ -233,8 +232,7 @@ def test_a_run_goes_by_the_protocol_and_the_flags_and_records_them(tiny_clip, tm
         "short_side": 64,
         "output_dir": tmp_path / "run",
     }
-    command = [sys.executable, "-m", "experiments.eval", *(f"--{k}={v}" for k, v in flags.items())]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = call("eval", *(f"--{name}={value}" for name, value in flags.items()))
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["config"]["protocol"] == {
@@ -270,10 +268,9 @@ def test_all_are_those_that_are_prepared(tiny_clip, tmp_path):
         "--short_side=64",
         f"--output_dir={tmp_path}/run",
     )
-    command = [sys.executable, "-m", "experiments.eval", *flags]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = call("eval", *flags)
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = [line for line in done.stdout.splitlines() if not line.startswith(" ")]
     assert [line.split(",")[0] for line in lines[:2]] == ["voc21", "voc20"]
     assert all(" 2 pictures" in line for line in lines[:2])
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["voc20", "voc21"]
