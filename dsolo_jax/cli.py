@@ -21,6 +21,7 @@ from dsolo_jax import background, draw, images, vocabulary
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.folder import PICTURES, by_stem, files_in
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
+from dsolo_jax.utils.faults import is_message, message
 from dsolo_jax.utils.files import write_text
 from dsolo_jax.utils.progress import progress, show
 from dsolo_jax.vocabulary import Vocabulary
@@ -29,16 +30,18 @@ from dsolo_jax.vocabulary import Vocabulary
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code: 0, or 1 where something could not be done.
 
-    An error of the user's making is one message, not a traceback.
+    An error of the user's making is one message, a fault of ours keeps its traceback.
     """
     options = _parser().parse_args(arguments)
     show()
     try:
         return _segment(options)
-    except (OSError, ValueError) as error:
+    except Exception as error:
+        if (said := message(error, "another --preset or smaller pictures take less")) is None:
+            raise
         if options.verbose:
             traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         return 1
 
 
@@ -98,7 +101,7 @@ def _segment(options: argparse.Namespace) -> int:
             pixels = images.read_image(picture)
             result = cast(dsolo.Result, dsolo.segment(model, pixels, words, options.method))
         except (OSError, ValueError) as error:
-            if single:
+            if single or not is_message(error):
                 raise
             failed.append(f"{picture}: {error}")
             continue

@@ -5,6 +5,7 @@ import runpy
 import shutil
 import sys
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -119,6 +120,23 @@ def test_a_single_broken_picture_is_an_error_and_leaves_nothing(folder, tmp_path
     assert "Traceback" not in said.err and not out.exists()
     assert segment(folder / "b.png", f"--output={out}", "--verbose") == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_full_memory_is_a_message_and_a_fault_of_ours_a_traceback(
+    folder, tmp_path, monkeypatch, capsys
+):
+    def full(*_):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 GiB\nand much more")
+
+    arguments = folder, f"--output={tmp_path / 'out'}"
+    monkeypatch.setattr(dsolo, "segment", full)
+    assert segment(*arguments) == 1
+    error = capsys.readouterr().err
+    assert "memory is full (RESOURCE_EXHAUSTED: 5 GiB); another --preset" in error
+    assert "Traceback" not in error
+    monkeypatch.setattr(dsolo, "segment", lambda *_: int("a library's ValueError"))
+    with pytest.raises(ValueError, match="a library's"):
+        segment(*arguments)
 
 
 def test_two_pictures_of_one_name_are_refused(folder, tmp_path, capsys):
