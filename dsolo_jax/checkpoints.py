@@ -281,15 +281,38 @@ def _fault(tensor: np.ndarray) -> str | None:
     return f"not finite in {bad} of {held.size} places" if bad else None
 
 
+_DTYPES = {
+    **dict.fromkeys(("bf16", "bfloat16"), jnp.bfloat16),
+    **dict.fromkeys(("fp16", "float16"), jnp.float16),
+    **dict.fromkeys(("None", "fp32", "float32"), jnp.float32),
+}
+
+
+def weights_dtype(dtype: DTypeLike | None) -> np.dtype:
+    """Gives the dtype of weights that is meant: float32 if None, or e.g. "bf16".
+
+    Raises:
+        ValueError: no float of 32 or 16 bits.
+    """
+    name = str(getattr(dtype, "__name__", dtype))
+    if (known := _DTYPES.get(name)) is None:
+        raise ValueError(
+            f"dtype is {name}; weights and activations may be float32, float16 or bfloat16"
+        )
+    return jnp.dtype(known)
+
+
 def cast(tree: Mapping[str, Any], dtype: DTypeLike | None) -> Params:
     """Puts a tree on the default device: norms in float32, the rest in `dtype`, float32 if None.
 
     Norms are computed in float32, and are too small to matter.
     """
 
+    chosen = weights_dtype(dtype)
+
     def leaf(path: str, value: np.ndarray) -> jax.Array:
         # Cast on the host: on the device each shape would be a program of its own.
-        kept = jnp.float32 if "norm" in path or dtype is None else dtype
+        kept = jnp.float32 if "norm" in path else chosen
         return jax.device_put(np.asarray(value).astype(kept, copy=False))
 
     return unflatten({path: leaf(path, value) for path, value in flatten(tree).items()})

@@ -13,7 +13,8 @@ from jax.typing import DTypeLike
 
 from dsolo_jax import attention as sources
 from dsolo_jax import clip as rooms
-from dsolo_jax.checkpoints import Params
+from dsolo_jax import vocabulary
+from dsolo_jax.checkpoints import Params, weights_dtype
 from dsolo_jax.readings import BUNDLES, Readings, resolve
 from dsolo_jax.utils import cache, fingerprint, memory
 from dsolo_jax.utils.checks import choose
@@ -122,7 +123,7 @@ def load(
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
             "dinov2", "miniature", a hub id or a local folder of such a checkpoint, "clip", CLIP's
             own maps, or "appearance", colour and texture alone.
-        dtype: of the encoders' weights and activations: float32 if None, or jnp.bfloat16.
+        dtype: of the encoders' weights and activations: float32 if None, or "bf16", "fp16".
         readings: "robust", "paper", "robust,tau=0.3" or a `Readings`, instead of the preset's.
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
             None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
@@ -137,8 +138,8 @@ def load(
             that need no attention, "kl" and "logits", on the same grid.
 
     Raises:
-        ValueError: unknown preset, source or layer; a checkpoint that does not fit; a grid that
-            does not fit into memory.
+        ValueError: unknown preset, source, layer or dtype; a checkpoint that does not fit; a grid
+            that does not fit into memory.
         OSError: a checkpoint that cannot be had.
     """
     chosen = PRESETS[choose("preset", preset, PRESETS)]
@@ -148,9 +149,11 @@ def load(
         raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
     if attention_size is None and name in (chosen.attention, "clip"):
         attention_size = chosen.attention_size
+    dtype = weights_dtype(dtype)
     cache.keep_compilations()
     checkpoint = os.fspath(chosen.clip if clip is None else clip)
     clip_config, clip_params = rooms.load(checkpoint, dtype)
+    vocabulary.tokenizer_of(checkpoint, clip_config.text)
     how: dict[str, Any] = {"layers": attention_layers, "weights": attention_weights}
     how |= {"size": attention_size, "timestep": timestep, "graph": graph}
     source, attention_params = sources.load(name, dtype, clip=(clip_config, clip_params), **how)

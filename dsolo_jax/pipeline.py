@@ -9,6 +9,7 @@ arrays): jit, vmap, shard or export them in code of your own. `run` drives them 
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from dsolo_jax.checkpoints import Params
 from dsolo_jax.model import Config, Model
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.discrepancy import METHODS, discrepancy, needs_graph
+from dsolo_jax.utils import memory
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.vocabulary import Vocabulary
 
@@ -75,9 +77,6 @@ class Result(NamedTuple):
     scores: Float[np.ndarray, "C H W"] | None
 
 
-# ------------------------------------------------------------------------------- for pictures
-
-
 def segment(
     model: Model,
     image: AnyPicture | Sequence[AnyPicture],
@@ -98,21 +97,17 @@ def segment(
         return_scores: also give every pixel's scores, float32 [C, H, W].
 
     Raises:
-        ValueError: unreadable picture, unusable classes, unknown method or readings.
+        ValueError: unreadable picture, unusable classes, unknown method or readings, scores that
+            are not finite.
         FileNotFoundError: no such picture.
+        MemoryError: a device's memory is full.
     """
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
     setting = Setting(method, model.config.readings if readings is None else resolve(readings))
     images_: Sequence[Any] = image if isinstance(image, list | tuple) else [image]
     pictures = (prepare(model.config, one) for one in images_)
-    found = run(
-        model,
-        pictures,
-        words,
-        [setting],
-        batch_size=1 if jax.default_backend() == "cpu" else min(_BATCH, len(images_)),
-        return_scores=return_scores,
-    )
+    size = 1 if jax.default_backend() == "cpu" else min(_BATCH, len(images_))
+    found = run(model, pictures, words, [setting], batch_size=size, return_scores=return_scores)
     results = {index: result for index, [result] in found}
     return [results[i] for i in range(len(results))] if images_ is image else results[0]
 
@@ -126,6 +121,12 @@ def prepare(config: Config, image: AnyPicture) -> Picture:
         FileNotFoundError: no such file.
     """
     pixels = images.read_image(image)
+    if config.tokenizer == "miniature" and min(pixels.shape[:2]) > 2 * config.short_side:
+        warnings.warn(
+            "the miniature CLIP knows its own drawn scenes of 112 pixels and 19 words alone, not "
+            "photographs; take another preset",
+            stacklevel=2,
+        )
     patch = config.clip.vision.patch_size
     height, width = images.resized_size(
         *pixels.shape[:2], short_side=config.short_side, long_side=config.long_side, multiple=patch
@@ -283,7 +284,9 @@ def run(
         watch: called with the name and the value of each stage when it has been dispatched.
 
     Raises:
-        ValueError: an unknown method; a method that needs the graph of a model without one.
+        ValueError: an unknown method; a method that needs the graph of a model without one; scores
+            that are not finite.
+        MemoryError: a device's memory is full.
     """
     with_graph = any(needs_graph(choose("method", s.method, METHODS)) for s in settings)
     if with_graph and model.params["attention"] is None:
@@ -311,39 +314,42 @@ def run(
                 yield waiting.pop(bucket(len(item[1].patches)))
         yield from waiting.values()
 
-    for group in groups():
-        indices, members = zip(*group, strict=True)
-        arrays = batch([*members, *[members[-1]] * (size - len(members))])
-        graph_ = None
-        if with_graph:
-            make = program(graph, names=("params", "squares"), shared=1, config=model.config)
-            graph_ = make(of_graph, arrays.squares)
-            watch("graph", graph_)
-        maps = {}
-        for start in dict.fromkeys(setting.readings.start for setting in settings):
-            names = "params", "text", "pictures"
-            make = program(class_maps, names=names, shared=2, config=model.config, start=start)
-            maps[start] = make(of_clip, text, arrays)
-        watch("CLIP", maps)
-        fetches: dict[int, list[Callable[[], Result]]] = {index: [] for index in indices}
-        for setting in settings:
-            solved, decide = background.decision(words, setting.method, setting.threshold)
-            how: dict[str, Any] = {"method": setting.method, "readings": setting.readings}
-            names = "query_class", "maps", "graph"
-            make = program(scores, names=names, shared=1, num_classes=len(solved.classes), **how)
-            attention_ = graph_ if needs_graph(setting.method) else None
-            of_class = np.array(solved.query_class, np.int32)
-            found = make(of_class, maps[setting.readings.start], attention_)
-            watch("solver", found)
-            for (index, picture), one in zip(group, devices.each(found), strict=False):
-                fetch = to_pixels(picture.pixels, one, setting.readings, decide, return_scores)
-                fetches[index].append(fetch)
-                watch("pixels", None)
-        started.append(fetches)
-        if len(started) > 1:
+    with memory.explained():
+        for group in groups():
+            indices, members = zip(*group, strict=True)
+            arrays = batch([*members, *[members[-1]] * (size - len(members))])
+            graph_ = None
+            if with_graph:
+                make = program(graph, names=("params", "squares"), shared=1, config=model.config)
+                graph_ = make(of_graph, arrays.squares)
+                watch("graph", graph_)
+            maps = {}
+            for start in dict.fromkeys(setting.readings.start for setting in settings):
+                names = "params", "text", "pictures"
+                make = program(class_maps, names=names, shared=2, config=model.config, start=start)
+                maps[start] = make(of_clip, text, arrays)
+            watch("CLIP", maps)
+            fetches: dict[int, list[Callable[[], Result]]] = {index: [] for index in indices}
+            for setting in settings:
+                solved, decide = background.decision(words, setting.method, setting.threshold)
+                how: dict[str, Any] = {"method": setting.method, "readings": setting.readings}
+                names = "query_class", "maps", "graph"
+                make = program(
+                    scores, names=names, shared=1, num_classes=len(solved.classes), **how
+                )
+                attention_ = graph_ if needs_graph(setting.method) else None
+                of_class = np.array(solved.query_class, np.int32)
+                found = make(of_class, maps[setting.readings.start], attention_)
+                watch("solver", found)
+                for (index, picture), one in zip(group, devices.each(found), strict=False):
+                    fetch = to_pixels(picture.pixels, one, setting.readings, decide, return_scores)
+                    fetches[index].append(fetch)
+                    watch("pixels", None)
+            started.append(fetches)
+            if len(started) > 1:
+                yield from finish()
+        while started:
             yield from finish()
-    while started:
-        yield from finish()
 
 
 def to_pixels(
@@ -357,16 +363,29 @@ def to_pixels(
 
     Returns:
         A function that waits for the result and fetches it.
+
+    Raises:
+        ValueError: from that function, scores that are not finite.
     """
     names = "spatial_sigma", "range_sigma"
     options: dict[str, Any] = {name: getattr(readings, name) for name in names}
     options |= {"form": readings.upsample, "decide": decide}
+    finite = jnp.all(jnp.isfinite(scores))  # dispatched here, fetched with the result
     if return_scores:
         upsampled = upsample.scores(scores, pixels, **options)
         labels = upsampled.argmax(axis=0).astype(np.int32)
-        return lambda: Result(labels, upsampled)
-    fetch = upsample.labels(scores, pixels, **options)
-    return lambda: Result(fetch(), None)
+    else:
+        fetch = upsample.labels(scores, pixels, **options)
+
+    def result() -> Result:
+        if not finite:
+            raise ValueError(
+                "the scores hold NaN or infinity: CLIP's cosines or the patch graph left the range "
+                "of their dtype; load the model in float32, or give another checkpoint"
+            )
+        return Result(labels, upsampled) if return_scores else Result(fetch(), None)
+
+    return result
 
 
 def spread(model: Model) -> Model:

@@ -27,8 +27,9 @@ def _choice(default: Any, options: Iterable[str], text: str) -> Any:
     return dataclasses.field(default=default, metadata={"options": tuple(options), "help": text})
 
 
-def _number(default: float, text: str) -> Any:
-    return _choice(default, (), text)
+def _number(default: float, text: str, least: float = 1e-6, most: float = 1e9) -> Any:
+    options = {"options": (), "help": text, "range": (least, most)}
+    return dataclasses.field(default=default, metadata=options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,32 +37,42 @@ class Readings:
     """Every open choice; the defaults are the robust bundle.
 
     Raises:
-        ValueError: a choice that does not exist, naming those that do.
+        ValueError: a choice that does not exist, naming those that do; a number out of its range.
     """
 
     start: str = _choice("naclip", STARTS, "what CLIP's last block does; vanilla is CLIP itself")
     suppress: str = _choice("none", RULES, "weak patches of the cosines (NMS)")
-    suppress_below: float = _number(0.7, "share of a class's range below which a patch is weak")
+    suppress_below: float = _number(
+        0.7, "a patch is weak below this share of a class's range", 0, 1
+    )
     normalise: str = _choice("softmax", NORMALISERS, "cosines to a map over patches")
     temperature: float = _number(0.5, "of that softmax, in deviations of the picture's cosines")
     winner: str = _choice("smallest", _WINNERS, "the class has this discrepancy; paper: largest")
-    presence: float = _number(0.5, "weight of the class token's cosine; paper: 0")
+    presence: float = _number(0.5, "weight of the class token's cosine; paper: 0", 0)
     path_cost: str = _choice("minus_log", COSTS, "transport cost from attention")
     epsilon: float = _number(2.0, "entropy of the path, in units of the cost; paper: 0.1")
-    sinkhorn_iters: int = _number(50, "rounds of the path; paper: 50")
+    sinkhorn_iters: int = _number(50, "rounds of the path; paper: 50", 1)
     velocity_criterion: str = _choice("saturation", CRITERIA, "when a patch has arrived")
     tau: float = _number(0.5, "the velocity's threshold; paper: 0.3")
-    max_steps: int = _number(30, "of the velocity, at most; M2N2: 1000")
-    ipf_iters: int = _number(15, "rounds that make attention doubly stochastic; paper: 15")
+    max_steps: int = _number(30, "of the velocity, at most; M2N2: 1000", 1)
+    ipf_iters: int = _number(15, "rounds that make attention doubly stochastic; paper: 15", 0)
     upsample: str = _choice("kopf", FORMS, "scores to pixels: Kopf's JBU, M2N2's (dense), or none")
     spatial_sigma: float = _number(1.0, "of JBU, in patches of the solver's grid; M2N2: 1")
     range_sigma: float = _number(0.1, "of JBU, in colours of 0..1; M2N2: 0.1")
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             value, options = getattr(self, field.name), field.metadata["options"]
             if options:
                 choose(f"reading {field.name}", value, options)
+                continue
+            least, most = field.metadata["range"]
+            kind: Any = field.type
+            if not isinstance(value, (int, kind)) or not least <= value <= most:
+                raise ValueError(
+                    f"reading {field.name} is {value!r}, wanted {kind.__name__} from "
+                    f"{least:g} to {most:g}, such as {field.default}"
+                )
 
 
 BUNDLES = {

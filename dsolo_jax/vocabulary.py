@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import jax
 import numpy as np
@@ -109,7 +109,7 @@ def embed(
     Source: the ensembling of OpenAI's CLIP for ImageNet, as every method of this field uses it.
     """
     texts = tuple(template.format(query) for query in queries for template in templates)
-    ids = _token_ids(tokenizer, config.text.max_position_embeddings, texts)
+    ids = _token_ids(tokenizer, config.text, texts)
     key = fingerprint.of_strings(
         _CACHED, weights, repr(config.text), f"{len(templates)} {ids.shape}", ids.tobytes().hex()
     )
@@ -144,8 +144,15 @@ def embed(
 
 
 @functools.lru_cache(maxsize=32)
-def _token_ids(tokenizer: str, length: int, texts: tuple[str, ...]) -> Int[np.ndarray, "P L"]:
-    return _tokenize(tokenizer, length)(texts)
+def _token_ids(
+    tokenizer: str, config: clip.TextConfig, texts: tuple[str, ...]
+) -> Int[np.ndarray, "P L"]:
+    return tokenizer_of(tokenizer, config)(texts)
 
 
-_tokenize = functools.lru_cache(clip.load_tokenizer)
+@functools.lru_cache
+def tokenizer_of(
+    source: str, config: clip.TextConfig
+) -> Callable[[Sequence[str]], Int[np.ndarray, "P L"]]:
+    """Loads the tokenizer of a CLIP and checks it against its text tower, once."""
+    return clip.load_tokenizer(source, config.max_position_embeddings, config)

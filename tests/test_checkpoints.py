@@ -278,11 +278,31 @@ def test_a_section_takes_the_keys_it_knows():
         ({"ratio": float("nan")}, "ratio is nan, wanted one float above 0"),
         ({"widths": [3, -1]}, r"widths is \(3, -1\), wanted a list of int above 0"),
         ({"extra": -1}, "extra is -1, wanted one int at least 0"),
+        ({"size": 10**7}, "size is 10000000, wanted one int above 0, at most 1000000"),
+        ({"size": [[1]]}, "size is ..1.,., wanted one int"),
+        ({"size": {"a": 1}}, "size is .'a': 1., wanted one int"),
+        ({"size": None}, "size is None, wanted one int"),
     ],
 )
 def test_a_section_names_a_value_of_another_type(content, words):
     with pytest.raises(ValueError, match=f"the/file: {words}"):
         configs.section(_Config, content, "the/file")
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "3", "{", '{"a":' * 50_000, "[" * 100_000])
+def test_what_is_no_json_object_is_named(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ValueError, match="config.json (is no JSON|holds a JSON)"):
+        configs.read_json(tmp_path / "config.json")
+
+
+def test_dtypes_of_weights():
+    for given in ("bf16", "bfloat16", jnp.bfloat16, jnp.dtype("bfloat16")):
+        assert checkpoints.weights_dtype(given) == jnp.bfloat16
+    assert checkpoints.weights_dtype(None) == checkpoints.weights_dtype(np.float32) == np.float32
+    for given in ("int8", np.int8, "float8_e4m3fn", float, "half-ish", "float64"):
+        with pytest.raises(ValueError, match="dtype is .*float32, float16 or bfloat16"):
+            checkpoints.weights_dtype(given)
 
 
 def test_required_values():

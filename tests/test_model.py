@@ -85,3 +85,14 @@ def test_a_grid_beyond_the_memory_is_refused_before_anything_is_tried(demo, monk
     assert load(demo, grid=65, graph=False).config.grid == 65
     monkeypatch.setattr(memory, "available", lambda: None)
     assert load(demo, grid=65).config.grid == 65
+
+
+def test_dtypes_are_taken_by_their_short_names_and_others_refused(demo):
+    assert load(demo, dtype="bf16").params["clip"]["text"]["tokens"].dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="dtype is int8; .* float32, float16 or bfloat16"):
+        load(demo, dtype="int8")
+
+
+def test_an_absurd_grid_of_clips_own_attention_is_refused(demo):
+    with pytest.raises(ValueError, match="grid of 2000 x 2000 patches.*smaller attention_size"):
+        load(demo, grid=2000)

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ from dsolo_jax import background, devices, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, resolve
-from tests.oracles.compilations import Compilations
 from tests.oracles.colours import CLASSES, COLOURS
+from tests.oracles.compilations import Compilations
 
 METHODS = [method for method in dsolo.METHODS if method != "class_token"]
 
@@ -418,3 +419,54 @@ def test_on_drawn_scenes_the_path_is_ahead_of_the_velocity_ahead_of_the_logits()
     assert path > velocity > logits
     # 66.9, 62.8 and 51.9 when this was written; two points are left for other roundings.
     assert path > 64.9 and velocity > 60.8
+
+
+# ---- faults --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["kl", "velocity"])
+@pytest.mark.parametrize("part", ["clip", "attention"])
+def test_scores_that_are_not_finite_are_refused_where_they_are_fetched(small, method, part):
+    """As after an overflow in bfloat16; what a method does not look at does not matter to it."""
+    spoilt = jax.tree.map(lambda x: x, small.params)
+    kernel = spoilt[part]["vision"]["patch_kernel"]
+    spoilt[part]["vision"]["patch_kernel"] = kernel.at[0, 0, 0, 0].set(jnp.nan)
+    model = dataclasses.replace(small, params=spoilt)
+    pixels = picture_of("sky", "grass")
+    if part == "attention" and method == "kl":
+        assert dsolo.segment(model, pixels, CLASSES, method).labels.shape == (120, 90)
+        return
+    for return_scores in (False, True):
+        with pytest.raises(ValueError, match="scores hold NaN or infinity.*load .* in float32"):
+            dsolo.segment(model, pixels, CLASSES, method, return_scores=return_scores)
+
+
+def test_a_full_memory_is_a_message(small, monkeypatch):
+    def program(*arguments, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 5 bytes")
+
+    monkeypatch.setattr(devices, "program", program)
+    with pytest.raises(MemoryError, match="allocating 5 bytes.*batch_size.*dtype='bf16'"):
+        dsolo.segment(small, picture_of("sky", "grass"), CLASSES)
+
+
+def test_the_miniature_says_once_that_it_knows_its_own_world_alone():
+    model = dsolo.load("miniature", graph=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        pipeline.prepare(model.config, miniature.draw(0, 0).image)
+        assert not caught
+        for _ in range(3):
+            dsolo.segment(model, np.zeros((400, 500, 3), np.uint8), ["sky", "cat"], "logits")
+    assert ["not photographs" in str(one.message) for one in caught].count(True) == 1
+
+
+@pytest.mark.parametrize("method", ["velocity", "path"])
+def test_x64_changes_no_result(small, method):
+    """JAX_ENABLE_X64=1, with scores asked for."""
+    pixels = picture_of("sky", "grass")
+    expected = dsolo.segment(small, pixels, CLASSES, method, return_scores=True)
+    with jax.enable_x64(True):
+        found = dsolo.segment(small, pixels, CLASSES, method, return_scores=True)
+    assert found.labels.dtype == np.int32 and found.scores.dtype == np.float32
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-4)

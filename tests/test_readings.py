@@ -64,7 +64,7 @@ def any_readings(draw):
         elif isinstance(field.default, int):
             values[field.name] = draw(st.integers(1, 10_000))
         else:
-            values[field.name] = draw(st.floats(0, 1e6))
+            values[field.name] = draw(st.floats(*field.metadata["range"]))
     return Readings(**values)
 
 
@@ -80,3 +80,19 @@ def test_descriptions_are_short():
     assert described(resolve("robust,tau=0.3")) == "robust,tau=0.3"
     assert described(resolve("paper,presence=0.25")) == "paper,presence=0.25"
     assert described(resolve("robust,tau=0.5,presence=0.5")) == "robust"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("robust,tau=-5", "reading tau is -5.0, wanted float from 1e-06 to 1e.09, such as 0.5"),
+        ("robust,tau=nan", "reading tau is nan"),
+        ("robust,epsilon=inf", "reading epsilon is inf"),
+        ("robust,max_steps=0", "reading max_steps is 0, wanted int from 1 to"),
+        ("robust,suppress_below=1.5", "reading suppress_below is 1.5, wanted float from 0 to 1"),
+        ("robust,presence=-1", "reading presence is -1.0"),
+    ],
+)
+def test_numbers_out_of_range_are_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(text)

@@ -11,6 +11,7 @@ from jaxtyping import Int
 
 from dsolo_jax import hub
 from dsolo_jax.assets import bundled
+from dsolo_jax.clip.config import TextConfig
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -67,8 +68,24 @@ def read_tokenizer(directory: Path) -> "CLIPTokenizer":
     return tokenizer
 
 
+def _check_fit(tokenizer: "CLIPTokenizer", config: TextConfig, source: str | os.PathLike) -> None:
+    largest, end = max(tokenizer.get_vocab().values()), tokenizer.eos_token_id
+    if largest >= config.vocab_size:
+        raise ValueError(
+            f"the tokenizer of {source} has a token {largest}, but its text tower knows "
+            f"{config.vocab_size}; fetch the files of one checkpoint again"
+        )
+    # Old configs say 2, and mean the largest.
+    if end != (largest if config.eos_token_id == 2 else config.eos_token_id):
+        raise ValueError(
+            f"the tokenizer of {source} ends texts with token {end} of 0..{largest}, but its "
+            f"config.json says eos_token_id {config.eos_token_id}; fetch the files of one "
+            "checkpoint again"
+        )
+
+
 def load_tokenizer(
-    source: str | os.PathLike, max_length: int = 77
+    source: str | os.PathLike, max_length: int = 77, config: TextConfig | None = None
 ) -> Callable[[Sequence[str]], Int[np.ndarray, "Q L"]]:
     """The tokenizer of a CLIP checkpoint, as a function from Q texts to token ids [Q, L], int32.
 
@@ -79,13 +96,17 @@ def load_tokenizer(
         source: a folder with tokenizer.json or with vocab.json and merges.txt, a hub id, or
             "miniature".
         max_length: the context length, `config.text.max_position_embeddings`.
+        config: of the text tower; the tokenizer is checked against it.
 
     Raises:
         OSError: no such checkpoint, or no tokenizer in it.
-        ValueError: the files are damaged; from the function, a text exceeds the context length.
+        ValueError: the files are damaged, or of another text tower; from the function, a text
+            exceeds the context length.
     """
     tokenizer = read_tokenizer(hub.folder(bundled(source, "clip"), (*FILES, *SETTINGS)))
     backend, end = tokenizer.backend_tokenizer, tokenizer.eos_token_id
+    if config is not None:
+        _check_fit(tokenizer, config, source)
     backend.no_padding()  # of tokenizer.json
     backend.no_truncation()
 

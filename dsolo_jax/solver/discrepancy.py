@@ -1,12 +1,15 @@
 """The whole method for one picture: cosines and attention to scores, one function a method."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dsolo_jax.readings import Readings, resolve
+from dsolo_jax.solver.fixed_point import check
 from dsolo_jax.solver.kl import kl_discrepancy
 from dsolo_jax.solver.normalise import normalise, suppress
 from dsolo_jax.solver.path import needs_log_domain, optimal_path, transport_cost
@@ -21,6 +24,7 @@ _TINY = 1e-6  # of a deviation of cosines: what varies less does not vary
 _SCALE = 0.6
 
 
+@partial(jax.jit, static_argnames=("method", "readings"))
 def discrepancy(
     f: Float[Array, "C N"],
     attention: Float[Array, "N N"] | None = None,
@@ -35,10 +39,12 @@ def discrepancy(
         scores       ±d(q, uniform), d solved along the attention       by the method
                      + readings.presence · presence
 
-    A pure function of arrays: jit it (method and readings are static), vmap it, export it. Scores
-    are in units of the cosine, so that presence has one weight: "kl" by its own formula; what is
-    found along the graph is centred over the classes of each patch and given 0.6 of the deviation
-    that the picture's cosines have.
+    A pure function of arrays: jit it (method and readings are static), vmap it, export it (saving
+    an export needs flatbuffers: `pip install dsolo_jax[export]`). NaN gives NaN.
+
+    Scores are in units of the cosine, so that presence has one weight: "kl" by its own formula;
+    what is found along the graph is centred over the classes of each patch and given 0.6 of the
+    deviation that the picture's cosines have.
 
     Args:
         f: cosines of each class with each patch.
@@ -48,7 +54,8 @@ def discrepancy(
         readings: the paper's open choices: "robust", "paper", "robust,tau=0.3" or a `Readings`.
 
     Raises:
-        ValueError: unknown method or readings; a method that needs attention without it.
+        ValueError: unknown method or readings; a method that needs attention without it; arrays of
+            other shapes.
 
     Source: the DSLO paper as far as it is known; the presence term is ours.
     """
@@ -59,6 +66,7 @@ def discrepancy(
             f"method {method!r} needs the attention between patches, found None; give it, or "
             f"choose one of {', '.join(name for name in METHODS if not needs_graph(name))}"
         )
+    check(f, attention, maps=False)
     f = f.astype(jnp.float32)
     scores = solve.scores(f, attention, readings)
     if presence is None:
@@ -78,7 +86,7 @@ def _logits(f: Array, attention: Array, r: Readings) -> Array:
 
 def _nothing(f: Array, attention: Array, r: Readings) -> Array:
     """A control (ours): no map at all, so that the class token alone decides."""
-    return jnp.zeros_like(f)
+    return 0 * f
 
 
 def _kl(f: Array, attention: Array, r: Readings) -> Array:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 State = TypeVar("State")
@@ -19,6 +20,32 @@ _PRECISION = jax.lax.Precision.HIGHEST
 # Two rounds whose values agree to this share are the same: rounding alone keeps them up to 5e-7
 # apart for ever.
 _SAME = 1e-6
+
+
+def check(
+    f: Float[Array, "C N"], matrix: Float[Array, "N N"] | None = None, *, maps: bool = True
+) -> None:
+    """Checks the shapes of a solver's arrays, and that class maps are finite and not negative.
+
+    Values are looked at where they are there: not under `jax.jit`, `jax.vmap` or in an export,
+    where a map that is not finite gives scores that are not.
+
+    Raises:
+        ValueError: naming the shapes or the value found.
+    """
+    square = None if matrix is None else tuple(matrix.shape)
+    if f.ndim != 2 or square not in (None, (f.shape[1], f.shape[1])):
+        raise ValueError(
+            f"f has shape {tuple(f.shape)}{f', the matrix {square}' if square else ''}; wanted "
+            "[C, N] and [N, N] of one picture; flatten its grid, and map a batch by jax.vmap"
+        )
+    if maps and f.size and not isinstance(f, jax.core.Tracer):
+        least, most = float(np.min(f)), float(np.max(f))
+        if not 0 <= least <= most < np.inf:
+            raise ValueError(
+                f"the class maps f go from {least} to {most}; wanted finite numbers of at least 0, "
+                "as `solver.normalise` makes them of cosines"
+            )
 
 
 def iterate(

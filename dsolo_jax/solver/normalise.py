@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from dsolo_jax.solver.fixed_point import check
 from dsolo_jax.utils.checks import choose
 
 RULES = ("none", "range")
@@ -36,8 +37,7 @@ def suppress(
     choose("suppression rule", rule, RULES)
     if not 0 <= below <= 1:
         raise ValueError(f"`below` is a fraction in 0..1, found {below}; 0 keeps every patch")
-    if f.ndim != 2:
-        raise ValueError(f"f must be [C, N], found shape {f.shape}; flatten the grid, vmap batches")
+    check(f, maps=False)
     if rule == "none":
         return f
     least, most = (reduce(f, axis=-1, keepdims=True) for reduce in (jnp.min, jnp.max))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int
 
-from dsolo_jax.solver.fixed_point import backward, forward, iterate, settled
+from dsolo_jax.solver.fixed_point import backward, check, forward, iterate, settled
 from dsolo_jax.utils.checks import choose
 
 # exp(-x) and the scaling vectors it calls for stay inside float32's range up to about this x.
@@ -86,12 +86,14 @@ def optimal_path(
             cost / epsilon spans less than 40.
 
     Raises:
-        ValueError: epsilon not above 0.
+        ValueError: epsilon not above 0; arrays of other shapes; an f that is negative or not
+            finite.
 
     Source: DSLO notes (epsilon 0.1, 50 iterations); Cuturi 2013. The scalar of the plan that scores
     is not known; docs/method.md has what was tried.
     """
-    if epsilon <= 0:
+    check(f, cost)
+    if not epsilon > 0:
         raise ValueError(f"epsilon is {epsilon}; it must be above 0 (the paper's is 0.1)")
     cost = cost.astype(jnp.float32)
     q = f.astype(jnp.float32)

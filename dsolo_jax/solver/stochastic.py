@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.solver.fixed_point import backward, forward, iterate
+from dsolo_jax.solver.fixed_point import backward, check, forward, iterate
 
 
 def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Float[Array, "N N"]:
@@ -19,8 +19,12 @@ def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Fl
         attention: [N, N], non-negative, rows are the patches that look.
         num_iters: the paper's 15; 0 returns the attention as it is.
 
+    Raises:
+        ValueError: an attention that is not [N, N].
+
     Source: DSLO notes (15 iterations), mechanics of M2N2 (CVPR 2025).
     """
+    check(attention, attention, maps=False)
     attention = attention.astype(jnp.float32)
     if num_iters == 0:
         return attention
@@ -39,4 +43,4 @@ def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Fl
 
 
 def _reciprocal(x: Array) -> Array:
-    return jnp.where(x > 0, 1 / jnp.where(x > 0, x, 1), 0)
+    return jnp.where(x == 0, 0, 1 / jnp.where(x == 0, 1, x))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dsolo_jax.solver.fixed_point import backward, forward, iterate
+from dsolo_jax.solver.fixed_point import backward, check, forward, iterate
 from dsolo_jax.utils.checks import choose
 
 _TINY = 1e-9  # keeps the quotients of empty maps and patches finite
@@ -70,12 +70,16 @@ def max_velocity(
         interpolate: place the arrival linearly between the two steps around it.
 
     Raises:
-        ValueError: unknown criterion.
+        ValueError: unknown criterion; tau not above 0; arrays of other shapes; an f that is
+            negative or not finite.
 
     Source: DSLO notes (tau 0.3); the saturation test and its interpolation are M2N2's, without its
     special denominator in the first step. docs/method.md has what is not known.
     """
     rule = CRITERIA[choose("velocity criterion", criterion, CRITERIA)]
+    check(f, transition)
+    if not tau > 0:
+        raise ValueError(f"tau is {tau}; it must be above 0 (the paper's is 0.3)")
 
     def rescale(p):
         return p / jnp.maximum(jnp.max(p, axis=-1, keepdims=True), _TINY) if rule.of_state else p
@@ -107,6 +111,7 @@ def max_velocity(
     (_, p, steps, arrived), rounds = iterate(
         advance, (far_away, p, steps, arrived), max_steps=max_steps, finished=finished
     )
+    steps = jnp.where(jnp.isnan(p), jnp.nan, steps)
     expected = steps
     if rule.of_state:
         beyond = max_steps * (1 + jnp.log(tau / jnp.maximum(p, _TINY)))

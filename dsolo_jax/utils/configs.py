@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,26 +34,29 @@ def read_json(path: Path) -> dict[str, Any]:
 def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Section:
     """Makes the dataclass `kind` from the keys of a JSON object that it knows.
 
-    Each value has the type of its field; numbers are finite and above 0, or 0 where that is the
-    field's default.
+    Each value has the type of its field; numbers are above 0, or 0 where that is the field's
+    default, and of a size that a network may have. A field may have another key in its metadata.
 
     Raises:
         ValueError: naming `where`, the key, its value and what is wanted.
     """
     values = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
-        value = content.get(field.name, field.default)
+        name = field.metadata.get("key", field.name)
+        value = content.get(name, field.default)
         value = tuple(value) if isinstance(value, list) else value
         listed = typing.get_origin(field.type) is tuple
         one: Any = typing.get_args(field.type)[0] if listed else field.type
         items = value if listed and isinstance(value, tuple) else (value,)
         wanted = f"{'a list of' if listed else 'one'} {one.__name__}"
         if listed is not isinstance(value, tuple) or not all(_is_a(x, one) for x in items):
-            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {wanted}")
-        zero = field.default == 0
-        if one in (int, float) and not all(0 < x < math.inf or (zero and x == 0) for x in items):
+            raise ValueError(f"{where}: {name} is {value!r}, wanted {wanted}")
+        zero, most = field.default == 0, 1000 if "layers" in name else 1_000_000
+        if one in (int, float) and not all(0 < x <= most or (zero and x == 0) for x in items):
             least = "at least 0" if zero else "above 0"
-            raise ValueError(f"{where}: {field.name} is {value!r}, wanted {wanted} {least}")
+            raise ValueError(
+                f"{where}: {name} is {value!r}, wanted {wanted} {least}, at most {most}"
+            )
         values[field.name] = value
     return kind(**values)
 

@@ -390,6 +390,8 @@ def _edit(folder, **changes) -> None:
         ({"model_type": "clip"}, "model_type is 'clip', wanted 'vit'.*'dinov2_with_registers'"),
         ({"model_type": "dinov3_vit"}, "model_type is 'dinov3_vit'"),
         ({"model_type": None}, "model_type is None"),
+        ({"model_type": ["vit"]}, "model_type is .'vit'."),
+        ({"qkv_bias": False}, "qkv_bias is False, wanted True"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu', wanted 'gelu'"),
         ({"num_channels": 4}, "num_channels is 4, wanted 3"),
         ({"num_attention_heads": 5}, "hidden_size 32 is no multiple of num_attention_heads 5"),

@@ -1,5 +1,6 @@
 """The tokenizer against transformers' CLIPTokenizer."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import transformers
 
+import dsolo_jax
 from dsolo_jax import clip
 
 TEXTS = [
@@ -164,3 +166,28 @@ def test_damaged_files_are_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(ValueError, match="tokenizer files in .* cannot be read"):
         clip.load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vocab_size": 521}, "has a token 521, but its text tower knows 521"),
+        ({"eos_token_id": 300}, r"ends texts with token 521 of 0..521.* says eos_token_id 300"),
+    ],
+)
+def test_a_tokenizer_of_another_text_tower_is_refused(folder, changes, words):
+    config = clip.TextConfig(vocab_size=522, eos_token_id=521)
+    for fitting in (config, dataclasses.replace(config, eos_token_id=2)):
+        clip.load_tokenizer(folder, 77, fitting)
+    with pytest.raises(ValueError, match=f"{words}.*of one checkpoint again"):
+        clip.load_tokenizer(folder, 77, dataclasses.replace(config, **changes))
+
+
+def test_loading_a_model_checks_its_tokenizer(tiny_clip, tmp_path):
+    """`dsolo.load(clip=FOLDER)`, before any picture is read."""
+    copy = shutil.copytree(tiny_clip, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = 7
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="copy ends texts with token 521 .* eos_token_id 7"):
+        dsolo_jax.load(clip=copy, attention="appearance")

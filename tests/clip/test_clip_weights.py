@@ -239,6 +239,13 @@ def test_config_json_is_read_back(tmp_path):
         ({"projection_dim": -24}, "projection_dim is -24, wanted one int above 0"),
         ({"vision_config__patch_size": 0}, "vision_config: patch_size is 0, wanted one int above"),
         ({"vision_config": 5}, "vision_config is 5, wanted an object"),
+        ({"vision_config": "x"}, "vision_config is 'x', wanted an object"),
+        ({"vision_config__num_attention_heads": 0}, "num_attention_heads is 0, wanted one int abo"),
+        ({"vision_config__image_size": -224}, "image_size is -224, wanted one int above 0"),
+        ({"vision_config__layer_norm_eps": float("nan")}, "layer_norm_eps is nan, wanted one floa"),
+        ({"text_config__vocab_size": [9]}, "text_config: vocab_size is .9,., wanted one int"),
+        ({"text_config__num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000.*most 1000"),
+        ({"model_type": {}}, "model_type is {}"),
     ],
 )
 def test_unusable_configs_are_named(folder, changes, words):

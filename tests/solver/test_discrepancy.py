@@ -9,6 +9,7 @@ import ot
 import pytest
 
 import dsolo_jax as dsolo
+from dsolo_jax import solver
 from dsolo_jax.readings import BUNDLES, Readings, resolve
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 
@@ -312,3 +313,62 @@ def test_unknown_names_are_named(world):
         dsolo.discrepancy(f, attention, method="pth")
     with pytest.raises(ValueError, match="unknown readings 'papers' .did you mean 'paper'"):
         dsolo.discrepancy(f, attention, readings="papers")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("damaged", ["cosine", "attention"])
+def test_what_is_not_finite_gives_scores_that_are_not(world, method, damaged):
+    """One number of many, in the cosines or the graph: no method makes finite scores of it."""
+    f, attention, presence, _ = (x.copy() for x in world)
+    if damaged == "attention" and not needs_graph(method):
+        return
+    for value in (np.nan, np.inf, -np.inf) if damaged == "cosine" else (np.nan,):
+        (f if damaged == "cosine" else attention)[2, 3] = value
+        for readings in ("robust", "paper", "robust,normalise=minmax,suppress=range"):
+            found = discrepancy(f, attention, presence, method=method, readings=readings)
+            assert not np.isfinite(found).all(), (value, readings)
+
+
+@pytest.mark.parametrize("arrays", ["f", "attention", "batch"])
+def test_arrays_of_another_shape_are_named(world, arrays):
+    f, attention, _, _ = world
+    if arrays == "batch":
+        f, attention = f[None], attention[None]
+    else:
+        f, attention = (f[0], attention) if arrays == "f" else (f, attention[:5])
+    with pytest.raises(ValueError, match=r"f has shape .*wanted .C, N. and .N, N.*jax.vmap"):
+        dsolo.discrepancy(f, attention)
+
+
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
+def test_class_maps_out_of_range_are_refused_where_they_can_be_seen(world, value):
+    """`solver.kl_discrepancy` and the others called with arrays; a jitted one cannot look."""
+    f, attention, _, _ = world
+    calls = (
+        solver.kl_discrepancy,
+        lambda f: solver.optimal_path(f, attention).scores,
+        lambda f: solver.max_velocity(f, attention).scores,
+    )
+    bad = np.where(np.arange(N) == 3, np.float32(value), f)
+    for call in calls:
+        for wrong, words in (
+            (bad, "class maps f go from"),
+            (f[0], "f has shape"),
+            (f[None], "f h"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                call(wrong)
+        assert np.isfinite(jax.jit(call)(f)).all()
+        if not value < 0:
+            assert not np.isfinite(jax.jit(call)(bad)).all()
+
+
+def test_thresholds_out_of_range_are_named(world):
+    f, attention, _, _ = world
+    for tau in (-5, 0, float("nan")):
+        with pytest.raises(ValueError, match=f"tau is {tau}; it must be above 0"):
+            solver.max_velocity(f, attention, tau=tau)
+    with pytest.raises(ValueError, match="epsilon is nan"):
+        solver.optimal_path(f, attention, epsilon=float("nan"))
+    with pytest.raises(ValueError, match="f has shape"):
+        solver.doubly_stochastic(attention[:3])

@@ -103,7 +103,7 @@ def test_errors_name_value_and_way_out(f):
         suppress(f, rule="rnge")
     with pytest.raises(ValueError, match=r"0\.\.1, found 70"):
         suppress(f, below=70)
-    with pytest.raises(ValueError, match=r"\[C, N\], found shape \(4, 6, 6\)"):
+    with pytest.raises(ValueError, match=r"f has shape \(4, 6, 6\); wanted \[C, N\]"):
         suppress(f.reshape(4, 6, 6))
     with pytest.raises(ValueError, match="normalisation 'softmin'.*'softmax'"):
         normalise(f, rule="softmin")

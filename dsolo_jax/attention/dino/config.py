@@ -60,7 +60,7 @@ def read_config(directory: Path) -> DinoConfig:
     path = directory / "config.json"
     content = read_json(path)
     kind = content.get("model_type")
-    if kind not in _DEFAULTS:
+    if (defaults := _DEFAULTS.get(str(kind))) is None:
         raise ValueError(
             f"{path}: model_type is {kind!r}, wanted 'vit' (DINO), 'dinov2' or "
             "'dinov2_with_registers'; give a checkpoint such as facebook/dino-vitb16 or "
@@ -70,7 +70,7 @@ def read_config(directory: Path) -> DinoConfig:
     require(content, known, str(path))
     if kind != "dinov2_with_registers":
         content["num_register_tokens"] = 0
-    config = section(DinoConfig, {**_DEFAULTS[kind], **content}, str(path))
+    config = section(DinoConfig, {**defaults, **content}, str(path))
     if config.layer_scale:
         keys = section(_FeedForward, content, str(path))
         sizes: dict[str, Any] = {"intermediate_size": int(config.hidden_size * keys.mlp_ratio)}

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from dsolo_jax.clip.config import TextConfig, read_text_config
 from dsolo_jax.utils.configs import read_json, require, section
@@ -28,7 +29,9 @@ class UNetConfig:
     down_block_types: tuple[str, ...] = (*(ATTENDING_DOWN,) * 3, "DownBlock2D")
     up_block_types: tuple[str, ...] = ("UpBlock2D", *(ATTENDING_UP,) * 3)
     layers_per_block: int = 2
-    num_heads: tuple[int, ...] = (8, 8, 8, 8)
+    num_heads: tuple[int, ...] = dataclasses.field(
+        default=(8, 8, 8, 8), metadata={"key": "attention_head_dim"}
+    )
     cross_attention_dim: int = 1280
     use_linear_projection: bool = False
     norm_num_groups: int = 32
@@ -162,7 +165,8 @@ def _read_unet(path: Path) -> UNetConfig:
     heads = content.get("attention_head_dim", 8)
     listed = heads if isinstance(heads, list) else [heads]
     side = content.get("sample_size") or UNetConfig.sample_size  # diffusers writes null by default
-    config = section(UNetConfig, {**content, "num_heads": listed, "sample_size": side}, str(path))
+    changes = {"attention_head_dim": listed, "sample_size": side}
+    config = section(UNetConfig, content | changes, str(path))
     widths = config.block_out_channels
     if heads is not listed:
         config = dataclasses.replace(config, num_heads=config.num_heads * len(widths))
@@ -186,11 +190,12 @@ def _read_vae(path: Path) -> VAEConfig:
 
 
 def _check_blocks(
-    path: Path, key: str, found: Sequence[str], known: Sequence[str], widths: Sequence[int]
+    path: Path, key: str, found: Any, known: Sequence[str], widths: Sequence[int]
 ) -> None:
-    if len(found) != len(widths) or not set(found).issubset(known):
+    listed = isinstance(found, list | tuple) and len(found) == len(widths)
+    if not listed or any(block not in known for block in found):
         raise ValueError(
-            f"{path}: {key} is {list(found)}, wanted {len(widths)} (one for each of "
+            f"{path}: {key} is {found}, wanted {len(widths)} (one for each of "
             f"block_out_channels) of {', '.join(known)}; other architectures are not implemented"
         )
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from dsolo_jax import checkpoints, hub
@@ -158,9 +157,9 @@ def load(
         OSError: no such checkpoint, or a file of it is missing (see `checkpoints`).
         ValueError: another model's, of another architecture than its config says, or damaged.
     """
+    dtype = checkpoints.weights_dtype(dtype)
     config = settings(source)  # before gigabytes are fetched
     source = bundled(source, "stable_diffusion")
-    dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     variants = ("", "fp16") if dtype.itemsize >= 4 else ("fp16", "")
     directory = _fetch(source, variants)
 
