@@ -75,10 +75,14 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
             f"hub (a private one needs `hf auth login`); {instead}"
         ) from error
     except _UNREACHABLE as error:
+        cause = error.__cause__ or error
+        why = [type(cause).__name__, *str(cause).splitlines()[:1]]
         raise ConnectionError(
             f"checkpoint {str(source)!r}: there is no such folder, and the hub could not be "
-            f"reached ({type(error).__name__}); go online, or {instead}"
+            f"reached ({': '.join(why)}); go online, or {instead}"
         ) from error
+    except RuntimeError as error:  # of hf_xet, which downloads
+        raise OSError(f"checkpoint {str(source)!r} could not be downloaded: {error}") from error
 
 
 def _conversion(name: str) -> str | None:

@@ -95,6 +95,29 @@ def test_hub_failures_name_the_source_and_the_way_out(monkeypatch, raised, wante
         hub.folder("owner/name", ["*"], "take the other one")
 
 
+def test_why_the_hub_cannot_be_reached_is_said(monkeypatch):
+    def download(*args, **kwargs):
+        try:
+            raise hub_errors.HfHubHTTPError("504 Gateway Timeout\nand more", response=_ANSWER)
+        except hub_errors.HfHubHTTPError as error:
+            raise hub_errors.LocalEntryNotFoundError("nothing is kept here") from error
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(
+        ConnectionError, match=r"\(HfHubHTTPError: 504 Gateway Timeout\); go online"
+    ):
+        hub.folder("owner/name", ["*"])
+
+
+def test_a_full_disk_that_the_downloader_meets_keeps_its_words(monkeypatch):
+    def download(*args, **kwargs):
+        raise RuntimeError("Data processing error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    with pytest.raises(OSError, match="'owner/name' could not be downloaded: .*No space left"):
+        hub.folder("owner/name", ["*"])
+
+
 @pytest.mark.parametrize(
     "raised", [OSError(errno.ENOSPC, "No space left on device"), KeyError("ours"), TypeError("x")]
 )
