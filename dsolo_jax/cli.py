@@ -80,6 +80,8 @@ def _segment(options: argparse.Namespace) -> int:
     single = len(pictures) == 1 and options.output.suffix.lower() == ".png"
     if single:
         targets = {pictures[0]: options.output}
+    elif options.output.suffix.lower() in PICTURES or options.output.is_file():
+        raise ValueError(f"--output is {options.output}; wanted a folder, or a PNG for one picture")
     else:
         targets = {p: options.output / f"{stem}.png" for stem, p in by_stem(pictures).items()}
     taken = {_file(picture) for picture in pictures if picture.exists()}

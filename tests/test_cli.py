@@ -208,6 +208,15 @@ def test_folders_without_pictures_and_files_that_are_not_there_are_named(tmp_pat
     assert f"no such file: {tmp_path / 'x.png'}" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("output", ["out.jpg", "notes.txt", "a.png"])
+def test_an_output_that_is_no_folder_is_refused_at_once(folder, tmp_path, capsys, output):
+    (tmp_path / "notes.txt").touch()
+    pictures = [folder] if output == "a.png" else [folder / "a.png"]  # several, or one
+    assert segment(*pictures, f"--output={tmp_path / output}") == 1
+    assert f"{output}; wanted a folder, or a PNG for one picture" in capsys.readouterr().err
+    assert names(tmp_path) == ["notes.txt", "pictures"]
+
+
 def test_hidden_files_are_no_pictures(folder, tmp_path):
     (folder / "._a.png").write_bytes(b"what another system leaves beside a.png")
     assert segment(folder, f"--output={tmp_path / 'out'}") == 0
