@@ -58,8 +58,8 @@ def train(
     Args:
         loss: of parameters and a batch, a scalar.
         batch: of a step's number; a pure function, so that a resumed run sees the same batches.
-        path: where parameters, the optimizer's state and the step are kept, a safetensors file. The
-            log beside it, .jsonl, has a line each time.
+        path: where parameters, the optimizer's state, the step and the log are kept, a safetensors
+            file. The log is also beside it, .jsonl, and has a line each time.
         every: steps between checkpoints.
         report: what the log says of the parameters beside the mean loss since the last line.
 
@@ -74,8 +74,10 @@ def train(
         change, moments = optimizer.update(gradient, moments, params)
         return (optax.apply_updates(params, change), moments), value
 
-    state = params, optimizer.init(params)
-    start, state = _restore(path, state) if path.is_file() else (0, state)
+    state, start, log = (params, optimizer.init(params)), 0, ""
+    if path.is_file():
+        state, start, log = _restore(path, state)
+        write_text(path.with_suffix(".jsonl"), log)
     losses, begun = [], time.monotonic()
     for step in progress(range(start, steps), steps - start, path.stem, unit="steps"):
         state, value = update(state, batch(step))
@@ -85,24 +87,28 @@ def train(
             mean = float(np.mean(losses))
             if not np.isfinite(mean):
                 raise ValueError(f"{path.stem}: the loss is {mean} at step {done}; lower the rate")
-            leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-            checkpoints.write_tensors(path, leaves | {"step": np.asarray(done)})
             seconds = round(time.monotonic() - begun, 1)
             line = {"step": done, "loss": mean, "seconds": seconds, **report(state[0])}
-            with path.with_suffix(".jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
+            log += json.dumps(line) + "\n"
+            # The log is kept with the state, so that no line is lost or there twice.
+            kept = {"step": np.asarray(done), "log": np.frombuffer(log.encode(), np.uint8)}
+            leaves = {str(i): np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+            checkpoints.write_tensors(path, kept | leaves)
+            write_text(path.with_suffix(".jsonl"), log)
             losses, begun = [], time.monotonic()
     return state[0]
 
 
-def _restore(path: Path, like: Any) -> tuple[int, Any]:
+def _restore(path: Path, like: Any) -> tuple[Any, int, str]:
+    """Reads the state, the step and the log that a run has left."""
     leaves = checkpoints.read_tensors(path.parent, path.stem)
-    step = int(leaves.pop("step", 0))
+    step, log = leaves.pop("step", None), leaves.pop("log", None)
     expected, structure = jax.tree.flatten(like)
     wanted = {str(i): leaf.shape for i, leaf in enumerate(expected)}
-    if {name: leaf.shape for name, leaf in leaves.items()} != wanted:
+    if step is None or log is None or {k: x.shape for k, x in leaves.items()} != wanted:
         raise ValueError(f"{path} is of another network; remove it, or name another folder")
-    return step, jax.tree.unflatten(structure, [jnp.asarray(leaves[name]) for name in wanted])
+    state = jax.tree.unflatten(structure, [jnp.asarray(leaves[name]) for name in wanted])
+    return state, int(step), log.tobytes().decode()
 
 
 def claim(folder: Path, seed: int, share: float) -> str:

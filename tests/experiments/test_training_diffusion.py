@@ -240,6 +240,9 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
         return [{k: v for k, v in json.loads(x).items() if k != "seconds"} for x in lines]
 
     assert log("broken") == log("whole") and [x["step"] for x in log("whole")] == [3, 6, 9, 10]
+    (tmp_path / "broken.jsonl").unlink()  # killed before it was written
+    run(tmp_path / "broken.safetensors")
+    assert log("broken") == log("whole")
     with pytest.raises(ValueError, match="is of another network"):
         loop.train(
             lambda p, x: jnp.sum(p["w"] ** 2),
