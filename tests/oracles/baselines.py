@@ -152,14 +152,14 @@ def graph(source: Source, squares: np.ndarray, timestep: int, dtype: DTypeLike) 
 
 def upsample(scores: np.ndarray, pixels: np.ndarray, form: str) -> Jobs:
     """Bilinear, and for the other forms the dense loop that the method's authors inherit (M2N2), of
-    which only every 16th offset is run."""
+    which only every 64th offset is run."""
     from tests.oracles import upsampling
 
     low, size = np.asarray(scores), pixels.shape[:2]
     jobs = {"torch interpolate": lambda: upsampling.interpolate(low, size).argmax(0)}
     if form != "bilinear":
-        jobs["torch dense loop, 1/16 of it"] = lambda: upsampling.dense_loop(
-            low, pixels, every=16
+        jobs["torch dense loop, 1/64 of it"] = lambda: upsampling.dense_loop(
+            low, pixels, every=64
         ).argmax(0)
     return {name: _job(job) for name, job in jobs.items()}
 
