@@ -44,6 +44,7 @@ _TUNE_LABELS = flags.DEFINE_string("tune_labels", None, "search: the same of a f
 
 def main() -> None:
     output_dir = Path(_OUTPUT_DIR.value or f"outputs/{flags.FLAGS.dataset}_ablation").expanduser()
+    _refuse_idle()
     settings = common.dataset_settings()
     dataset = common.load_dataset(settings)
     load = partial(common.load_model, dataset.protocol)
@@ -52,6 +53,23 @@ def main() -> None:
     )
     config = settings | common.model_settings() | {"batch_size": _BATCH_SIZE.value}
     (_search if _SEARCH.value else _tables)(output_dir, dataset, load, measure, config)
+
+
+def _refuse_idle() -> None:
+    """Refuses flags that do nothing beside the others."""
+    of_folder, of_others = ("tune_images", "tune_labels"), ("tune_split",)
+    if _SEARCH.value is None:
+        common.refuse("without --search", "families", "methods", *of_folder, *of_others)
+        if not {"source", "all"} & set(_TABLES.value):
+            common.refuse("without the table 'source'", "sources")
+        if _VARIANTS.value:
+            common.refuse("beside --variants", "readings")
+        return
+    common.refuse("with --search", "tables", "variants")
+    common.refuse("with --search, which has --families", "readings")
+    common.refuse("with --search, which has --sources", "attention")
+    folder = flags.FLAGS.dataset == "folder"
+    common.refuse(f"with --dataset={flags.FLAGS.dataset}", *(of_others if folder else of_folder))
 
 
 def _tables(output_dir, dataset, load, measure, config) -> None:
@@ -97,6 +115,11 @@ def _search(output_dir, dataset, load, measure, config) -> None:
                 "a folder has no splits: name the pictures that readings are chosen on by "
                 "--tune_images and --tune_labels"
             )
+    if all(config[name] == value for name, value in changes.items()):
+        raise ValueError(
+            "readings would be chosen and reported on the same pictures; give another "
+            + ("--tune_images" if dataset.name == "folder" else "--tune_split")
+        )
     tune = common.load_dataset(config | changes)
     text, content = search.study(
         load,

@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
@@ -16,6 +17,8 @@ from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES, Protoco
 from dsolo_jax.model import PRESETS
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.discrepancy import METHODS
+from dsolo_jax.utils.faults import is_message
+from dsolo_jax.utils.progress import show
 
 FLAGS = flags.FLAGS
 
@@ -29,11 +32,22 @@ _DATASET, _PROTOCOL, _MODEL = (
 )
 _GROUPS: dict[str, list[str]] = {}
 
+# Flags that act on some datasets alone: on a folder, the miniature world, a benchmark.
+_ALONE = {
+    "a folder": ("images", "labels", "classes", "ignore", "label_offset"),
+    "the miniature": ("world_seed",),
+    "a benchmark": ("data_dir", "vocabulary", "background_words", "reduce_zero_label"),
+}
+
+_LESS = (
+    "a smaller --batch_size, --attention_size or --grid takes less, and so does --dtype=bfloat16"
+)
+
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
     """Runs a command; an error of the user's making is one message, not a traceback.
 
-    With --verbosity=1 or more it has its traceback too.
+    With --verbosity=1 or more it has its traceback too, as a fault of ours always has.
     """
 
     def guarded(argv: list[str]) -> None:
@@ -41,18 +55,36 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
             raise app.UsageError(f"unknown arguments {argv[1:]}; flags are written --name=value")
         if not FLAGS["verbosity"].present:  # absl's own choice lets JAX and TFDS talk
             logging.set_verbosity(logging.WARNING)
+        show()
         try:
             main()
-        except (OSError, ValueError) as error:
+        except Exception as error:
+            message = str(error)
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in message:
+                message = f"the device's memory is full ({message.splitlines()[0]}); {_LESS}"
+            elif isinstance(error, MemoryError):
+                message = f"the memory is full ({message}); {_LESS}"
+            elif not is_message(error):
+                raise
             if FLAGS.verbosity > 0:
                 traceback.print_exc()
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {message}")
 
     if any(argument in ("-h", "-help", "--help") for argument in sys.argv[1:]):
         print(_help())
         return
     flags.mark_flags_as_required(required)
     app.run(guarded)
+
+
+def refuse(why: str, *names: str) -> None:
+    """Refuses flags that were given and would do nothing.
+
+    Raises:
+        ValueError: naming them.
+    """
+    if given := [f"--{name}" for name in names if FLAGS[name].present]:
+        raise ValueError(f"{', '.join(given)} would do nothing {why}; leave it out")
 
 
 def _help() -> str:
@@ -141,6 +173,16 @@ def dataset_settings(name: str | None = None) -> dict[str, Any]:
     changes = _values(_PROTOCOL)
     changes["short_side"] = FLAGS.short_side or PRESETS[preset()].short_side
     protocol = datasets.protocol(name, **changes)
+    kind = {"folder": "a folder", miniature.NAME: "the miniature"}.get(name, "a benchmark")
+    for other in _ALONE.keys() - {kind}:
+        refuse(f"with --dataset={name}, it is for {other}", *_ALONE[other])
+    if kind == "a folder":
+        refuse("with --dataset=folder, which has no splits", "split")
+    methods = [FLAGS.method] if "method" in FLAGS else list(METHODS)
+    official = datasets.protocol(name)
+    if all(protocol.threshold(method) == official.threshold(method) for method in methods):
+        names = "background_rule", "probability_threshold", "logit_scale"
+        refuse(f"with --dataset={name}, where no threshold comes of it", *names)
     return _values(_DATASET) | {"dataset": name, "protocol": dataclasses.asdict(protocol)}
 
 

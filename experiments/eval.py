@@ -24,7 +24,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import datasets, draw, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.solver.discrepancy import needs_graph
-from experiments import common
+from experiments import common, processes
 from experiments.evaluation import evaluate, made_with, sentence
 from experiments.profiling import Stopwatch
 
@@ -45,11 +45,16 @@ _PROFILE = flags.DEFINE_bool("profile", False, "Wait for each stage and say what
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if of several.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "Processes.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", 0, "Which of them this is.", lower_bound=0)
+_WAIT_SECONDS = flags.DEFINE_float(
+    "wait_seconds", 300, "For which the others are waited for.", lower_bound=0
+)
 
 
 def main() -> None:
     _join()
     method, dataset = _METHOD.value, flags.FLAGS.dataset
+    if not needs_graph(method):
+        common.refuse(f"with --method={method}", "layers", "layer_weights", "timestep")
     output_dir = Path(_OUTPUT_DIR.value or f"outputs/{dataset}_{method}").expanduser()
     names = _prepared() if dataset == _ALL else [dataset]
     chosen = [common.load_dataset(common.dataset_settings(name)) for name in names]
@@ -76,15 +81,17 @@ def main() -> None:
 
 def _join() -> None:
     """Meets the other processes, before anything asks for devices."""
-    if _NUM_PROCESSES.value == 1:
+    count, index = _NUM_PROCESSES.value, _PROCESS_ID.value
+    if count == 1:
+        common.refuse("without --num_processes", "coordinator", "process_id", "wait_seconds")
         return
-    if _COORDINATOR.value is None or _PROCESS_ID.value >= _NUM_PROCESSES.value:
+    if _COORDINATOR.value is None or index >= count:
         raise ValueError(
-            f"--num_processes={_NUM_PROCESSES.value} with --process_id={_PROCESS_ID.value} and "
+            f"--num_processes={count} with --process_id={index} and "
             f"--coordinator={_COORDINATOR.value}: wanted the same HOST:PORT for all processes, and "
-            f"each of 0..{_NUM_PROCESSES.value - 1} once"
+            f"each of 0..{count - 1} once"
         )
-    jax.distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    processes.join(_COORDINATOR.value, count, index, _WAIT_SECONDS.value)
 
 
 def _prepared() -> list[str]:

@@ -22,9 +22,11 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Int
+from PIL import Image
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, images, metrics, pipeline, vocabulary
+from dsolo_jax import datasets, draw, images, metrics, pipeline, vocabulary
+from dsolo_jax.datasets.layouts import named
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import described
 from dsolo_jax.utils import fingerprint
@@ -117,12 +119,15 @@ class Run(contextlib.AbstractContextManager):
         if id_ in self._rows:
             return
         if self._config["save_predictions"]:
-            images.write_png(self.output_dir / "predictions" / f"{id_}.png", labels)
+            path = self.output_dir / "predictions" / f"{id_}.png"
+            images.write_png(path, _in_colours(labels, len(dataset.classes)))
         subsets = (example["subsets"][name] for name in dataset.subsets)
-        row = per_image.row(id_, [
+        truths = (truth, *(np.where(inside, truth, dataset.ignore) for inside in subsets))
+        confusions = [
             metrics.confusion_matrix(labels, one, len(dataset.classes), dataset.ignore)
-            for one in (truth, *(np.where(inside, truth, dataset.ignore) for inside in subsets))
-        ])  # fmt: skip
+            for one in truths
+        ]
+        row = per_image.row(id_, confusions, truth.size)
         with writing(self._table), self._table.open("a", encoding="utf-8") as file:
             file.write(csv_line(row))
         self._rows[id_] = row
@@ -137,7 +142,9 @@ class Run(contextlib.AbstractContextManager):
         rows = self._rows = per_image.read(self.output_dir, self._columns, set(self.ids))
         classes = len(self._dataset.classes)
         matrices = sum(per_image.matrices(rows[id_], classes) for id_ in self.ids)
-        results = _results(self._dataset, self._config, matrices, len(self.ids), seconds)
+        ignored = sum(per_image.ignored(rows[id_]) for id_ in self.ids)
+        results = _results(self._dataset, self._config, matrices, ignored)
+        results |= {"num_images": len(self.ids), "seconds": seconds}
         if self.results is not None:
             results |= {k: v for k, v in self.results.items() if k in ("versions", "seconds")}
         _meet(f"{self.output_dir} is summed up")  # no process reads the tables any more
@@ -158,12 +165,17 @@ class Run(contextlib.AbstractContextManager):
         return Tally(*map(np.stack, zip(*of_each, strict=True)))
 
 
+def _in_colours(labels: Int[np.ndarray, "H W"], classes: int) -> np.ndarray | Image.Image:
+    """The same indices with a palette, where there are so few classes that a PNG can have one."""
+    if classes > 256:
+        return labels
+    indexed = Image.fromarray(labels.astype(np.uint8))
+    indexed.putpalette(draw.palette(classes).tobytes())
+    return indexed
+
+
 def _results(
-    dataset: datasets.Dataset,
-    config: dict,
-    matrices: Int[np.ndarray, "K C C"],
-    count: int,
-    seconds: float,
+    dataset: datasets.Dataset, config: dict, matrices: Int[np.ndarray, "K C C"], ignored: int
 ) -> dict:
     total, *of_subsets = matrices
     miou, iou = metrics.mean_iou(total)
@@ -183,14 +195,14 @@ def _results(
             f"miou_{name}": _json_number(_subset_miou(matrix))
             for name, matrix in zip(dataset.subsets, of_subsets, strict=True)
         },
-        "num_images": count,
+        "absent": [name for name, held in zip(dataset.names, there, strict=True) if not held],
+        "ignored": ignored / max(ignored + int(truth.sum()), 1),
         "config": config,
         "versions": {
             **{module.__name__: module.__version__ for module in (dsolo, jax, flax, np)},
             "python": platform.python_version(),
             "device": jax.devices()[0].device_kind,
         },
-        "seconds": seconds,
     }
 
 
@@ -327,11 +339,21 @@ def _json_number(value: float) -> float | None:
 
 
 def sentence(results: dict) -> str:
-    """Says what results.json holds; "none" where no pixel counted."""
+    """Says what results.json holds; "none" where no pixel counted.
+
+    And, in a line of its own, which classes no label map holds and how many pixels do not count.
+    """
     parts = ["no labelled pixel" if results["miou"] is None else f"mIoU {results['miou']:.2%}"]
     for name, value in results.items():
         if name.startswith("miou_"):
             share = "none" if value is None else f"{value:.2%}"
             parts.append(f"{name.removeprefix('miou_')} {share}")
-    parts.append(f"{results['num_images']} pictures")
-    return f"{results['dataset']}, {results['method']}: {', '.join(parts)}"
+    count, held = results["num_images"], results["config"]["pictures"]["prepared"]
+    parts.append(f"{count} pictures" if count == held else f"the first {count} of {held} pictures")
+    said = f"{results['dataset']}, {results['method']}: {', '.join(parts)}"
+    labels = []
+    if results["absent"]:
+        labels.append(f"no label map holds {named(results['absent'])}")
+    if results["ignored"]:
+        labels.append(f"{results['ignored']:.1%} of the pixels are ignored")
+    return f"{said}\n  {'; '.join(labels)}" if labels else said

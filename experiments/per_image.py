@@ -21,7 +21,7 @@ from experiments.tables import csv_line
 
 Row = tuple[str, ...]
 
-_FIRST = ("id", "miou", "accuracy", "confusion")
+_FIRST = ("id", "miou", "accuracy", "ignored", "confusion")
 _LAST = "check"  # CRC-32 of the row before it
 
 
@@ -78,10 +78,11 @@ def read(output_dir: Path, header: Row, ids: Collection[str] | None = None) -> d
     return rows
 
 
-def row(id_: str, confusions: Iterable[Int[np.ndarray, "C C"]]) -> Row:
+def row(id_: str, confusions: Iterable[Int[np.ndarray, "C C"]], pixels: int) -> Row:
     """Makes the row of a picture from its confusion matrices, rows truth, that of all pixels first.
 
-    They are kept sparse: truth:prediction:pixels, separated by spaces.
+    What of its `pixels` they lack is ignored. They are kept sparse: truth:prediction:pixels,
+    separated by spaces.
     """
     first, *_ = confusions = list(confusions)
     miou, _ = metrics.mean_iou(first)
@@ -90,8 +91,13 @@ def row(id_: str, confusions: Iterable[Int[np.ndarray, "C C"]]) -> Row:
         " ".join(f"{t}:{p}:{matrix[t, p]}" for t, p in zip(*np.nonzero(matrix), strict=True))
         for matrix in confusions
     )
-    made = id_, f"{miou:.6f}", f"{accuracy:.6f}", *cells
+    made = id_, f"{miou:.6f}", f"{accuracy:.6f}", str(pixels - first.sum()), *cells
     return *made, _check(made)
+
+
+def ignored(found: Row) -> int:
+    """Gives the pixels of a row's picture that do not count."""
+    return int(found[_FIRST.index("ignored")])
 
 
 def matrices(found: Row, num_classes: int) -> Int[np.ndarray, "K C C"]:

@@ -29,9 +29,11 @@ _WORLD_SEED = flags.DEFINE_integer("world_seed", 0, "miniature: which world.", l
 
 def main() -> None:
     if _DATASET.value == miniature.NAME:
+        common.refuse("with --dataset=miniature, which is drawn", "source", "labels")
         place = miniature.prepare(_DATA_DIR.value, _WORLD_SEED.value, overwrite=_OVERWRITE.value)
         print(f"miniature in {place}; tfds.builder_from_directory reads it")
         return
+    common.refuse(f"with --dataset={_DATASET.value}", "world_seed")
     if _SOURCE.value is None:
         raise ValueError(f"--dataset={_DATASET.value} needs --source too: the original's folder")
     from dsolo_jax.datasets import prepared  # imports TFDS

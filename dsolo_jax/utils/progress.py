@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
+import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -10,14 +11,24 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 _SECONDS_BETWEEN_LINES = 10.0
+_LOGGER = logging.getLogger("dsolo_jax")
+
+
+def show() -> None:
+    """Lets `progress` be seen, as the commands do: the library alone says nothing."""
+    _LOGGER.setLevel(logging.INFO)
 
 
 def progress(items: Iterable[T], total: int, what: str, *, unit: str = "images") -> Iterator[T]:
     """Yields `items`, reporting on stderr how many of `total` are done, the rate and the time left.
 
     On a terminal this is tqdm's bar; elsewhere one line every ten seconds and one at the end, so
-    that a log stays readable.
+    that a log stays readable. Silent unless the logger "dsolo_jax" takes what is of level INFO, see
+    `show`.
     """
+    if not _LOGGER.isEnabledFor(logging.INFO):
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=what, unit=f" {unit}")
         return

@@ -54,6 +54,7 @@ def _forget_flags():
         if module.startswith("experiments.") or "/experiments/" in module:
             for flag in list(defined):
                 delattr(flags.FLAGS, flag.name)
+    flags.FLAGS.unparse_flags()
 
 
 def write_folder(folder, dataset, names):

@@ -268,6 +268,13 @@ def test_a_row_of_the_ladder_is_eval_with_its_readings(row, ladder, load, datase
         (["--search=2", "--families=robst"], "unknown family 'robst' (did you mean 'robust'?)"),
         (["--search=2", "--methods=kl"], "unknown method to search 'kl'"),
         (["--search=2", "--tune_split=tuna"], "unknown split of miniature 'tuna'"),
+        (["--search=2", "--tune_split=validation"], "chosen and reported on the same pictures"),
+        (["--search=2", "--tune_images=x"], "--tune_images would do nothing with --dataset=minia"),
+        (["--search=2", "--dataset=folder", "--tune_split=x"], "--tune_split would do nothing"),
+        (["--search=2", "--variants=paper"], "--variants would do nothing with --search"),
+        (["--tune_split=tune"], "--tune_split would do nothing without --search"),
+        (["--variants=paper", "--readings=robust"], "--readings would do nothing beside"),
+        (["--sources=clip"], "--sources would do nothing without the table 'source'"),
     ],
 )
 def test_errors_are_one_message(flags, message, tmp_path):

@@ -149,6 +149,16 @@ def test_limit_takes_the_first_pictures(model, dataset, tmp_path):
     assert saved == ["validation_00000.png", "validation_00001.png"]
 
 
+def test_predictions_show_the_classes_colours(whole, dataset):
+    with Image.open(whole / "predictions" / f"{dataset.ids[0]}.png") as picture:
+        colours = np.asarray(picture.convert("RGB"))
+        indices = np.asarray(picture)
+    np.testing.assert_array_equal(colours, draw.palette(len(dataset.classes))[indices])
+    np.testing.assert_array_equal(
+        images.read_labels(whole / "predictions" / f"{dataset.ids[0]}.png"), indices
+    )
+
+
 # ------------------------------------------------------------------------------- interruptions
 
 
@@ -183,27 +193,24 @@ def test_killed_half_way_and_run_again_from_the_command_line(commanded, tmp_path
 
 
 def test_devices_and_processes_change_no_bit(whole, tmp_path):
-    """Three devices in one process, and two processes."""
-    flags = (*MINIATURE, f"--limit={SCENES}", "--batch_size=2")
-    count = "--xla_force_host_platform_device_count=3"
-    three = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
-    done = run("eval", *flags, f"--output_dir={tmp_path}/devices", env=three)
-    assert done.returncode == 0, done.stderr
-    assert contents(tmp_path / "devices") == contents(whole)
-
+    """Two processes of two devices each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         coordinator = f"--coordinator=127.0.0.1:{free.getsockname()[1]}"
-    flags = (*flags, f"--output_dir={tmp_path}/processes", coordinator, "--num_processes=2")
+    flags = (*MINIATURE, f"--limit={SCENES}", "--batch_size=2", f"--output_dir={tmp_path}/run")
+    count = "--xla_force_host_platform_device_count=2"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    pipes["env"] = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {count}"}
+    flags = (*flags, coordinator, "--num_processes=2")
     processes = [
         subprocess.Popen(command("eval", *flags, f"--process_id={i}"), **pipes) for i in range(2)
     ]
     said = [process.communicate() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], said
     assert "3/3 images" in said[0][1] and "2/2 images" in said[1][1]
+    assert "process 1: waiting for process 0 at 127.0.0.1" in said[1][1]
     assert "mIoU" in said[0][0] and "mIoU" not in said[1][0]
-    assert contents(tmp_path / "processes") == contents(whole)
+    assert contents(tmp_path / "run") == contents(whole)
 
 
 def test_tables_of_processes_are_resumed_by_one(whole, copy, model, dataset):
@@ -278,6 +285,15 @@ def test_a_folder_with_another_run_is_refused_until_overwritten(copy, model, dat
     assert results["method"] == "logits" and results["num_images"] == SCENES
 
 
+def test_of_nested_settings_those_are_named_that_differ(dataset, tmp_path):
+    protocol = {"short_side": 336, "vocabulary": "plain"}
+    with Run(tmp_path, dataset, CONFIG | {"protocol": protocol}):
+        pass
+    other = CONFIG | {"protocol": protocol | {"short_side": 448}}
+    with pytest.raises(ValueError, match=r"settings \(protocol.short_side 336 there, 448 now\);"):
+        Run(tmp_path, dataset, other)
+
+
 def test_overwriting_leaves_nothing_old(whole, copy, model, dataset):
     for name in ("per_image.1.csv", "panel.png", "predictions/old.png"):
         (copy / name).write_bytes(b"old")
@@ -340,7 +356,7 @@ def test_damaged_records_are_one_message(name, content, copy, model, dataset):
 
 
 def test_names_of_any_kind_survive(model, dataset, tmp_path):
-    names = ["a\u2028b", "c\u0085d", 'e "f", g', "h;i"]
+    names = ['e "f", g', "h;i", "\u00e4\u6c34"]
     write_folder(tmp_path, dataset, names)
     mine = datasets.load_folder(tmp_path / "images", tmp_path / "labels", tmp_path / "classes.txt")
     config = CONFIG | {"limit": None}
@@ -354,6 +370,42 @@ def test_names_of_any_kind_survive(model, dataset, tmp_path):
     table.write_bytes(table.read_bytes()[:-9])
     evaluate(model, mine, tmp_path / "run", config)
     assert contents(tmp_path / "run") == before
+
+
+def test_masks_of_0_and_255_are_told_of(tmp_path):
+    """The second class stands as 255, the value that does not count."""
+    labels = np.zeros((20, 30), np.uint8)
+    labels[:, :12] = 255
+    images.write_png(tmp_path / "images" / "a.png", np.zeros((20, 30, 3), np.uint8))
+    images.write_png(tmp_path / "labels" / "a.png", labels)
+    (tmp_path / "classes.txt").write_text("sky\ngrass\n")
+    flags = (f"--images={tmp_path}/images", f"--labels={tmp_path}/labels", "--method=logits")
+    flags = (*flags, f"--classes={tmp_path}/classes.txt", "--preset=miniature")
+    done = call("eval", "--dataset=folder", *flags, f"--output_dir={tmp_path}/run")
+    assert done.returncode == 0, done.stderr
+    assert "  no label map holds grass; 40.0% of the pixels are ignored" in done.stdout
+    results = results_of(tmp_path / "run")
+    assert results["absent"] == ["grass"] and results["ignored"] == pytest.approx(0.4)
+
+
+def test_four_hundred_classes_finish(model, tmp_path, monkeypatch):
+    classes, size = 400, 401
+    truth = np.arange(size * size).reshape(size, size) % classes
+    images.write_png(tmp_path / "images" / "a.png", np.zeros((size, size, 3), np.uint8))
+    images.write_png(tmp_path / "labels" / "a.png", truth.astype(np.uint16))
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {c}" for c in range(classes)))
+    mine = datasets.load_folder(
+        tmp_path / "images", tmp_path / "labels", tmp_path / "classes.txt", ignore=65535
+    )
+    answer = np.random.default_rng(0).integers(0, classes, truth.shape)
+    monkeypatch.setattr(evaluation, "predictions", lambda *_, **__: iter([(mine[0], [answer])]))
+    results = evaluate(model, mine, tmp_path / "run", CONFIG | {"limit": None})
+    expected, _ = metrics.mean_iou(metrics.confusion_matrix(answer, truth, classes, mine.ignore))
+    assert len((tmp_path / "run" / "per_image.csv").read_text()) > 131_072
+    assert results["miou"] == pytest.approx(expected)
+    np.testing.assert_array_equal(
+        images.read_labels(tmp_path / "run" / "predictions" / "a.png"), answer
+    )
 
 
 def test_a_damaged_picture_is_named(model, dataset, tmp_path):
@@ -413,21 +465,70 @@ def folder_flags(dataset, tmp_path_factory):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--dataset=ade20"], "unknown dataset 'ade20' (did you mean 'ade20k'?)"),
-        (["--dataset=ade20k"], "--dataset=ade20k needs --data_dir too"),
-        (["--dataset=ade20k", "--data_dir=nowhere"], "python -m experiments.prepare"),
         (["--clip=nowhere"], "'nowhere' is neither a folder nor a hub id"),
         (["--labels=nowhere"], "no folder of labels at nowhere"),
         (["--classes=nowhere"], "no class file at nowhere"),
         (["--output_dir=/proc/nowhere"], "cannot write /proc/nowhere"),
         (["--readings=robust,taw=1"], "unknown reading 'taw' (did you mean 'tau'?)"),
         (["--num_processes=2"], "wanted the same HOST:PORT for all processes"),
+        (["--num_processes=2", "--coordinator=localhost"], "=localhost: wanted HOST:PORT of"),
+        (["--num_processes=2", "--coordinator=localhost:0"], "=localhost:0: wanted HOST:PORT of"),
+        (["--coordinator=localhost:1"], "--coordinator would do nothing without --num_processes"),
+        (["--split=train"], "--split would do nothing with --dataset=folder, which has no splits"),
+        (["--vocabulary=plain"], "--vocabulary would do nothing with --dataset=folder"),
+        (["--background_words=sky, wall"], "--background_words would do nothing with"),
+        (["--reduce_zero_label"], "--reduce_zero_label would do nothing with --dataset=folder"),
+        (["--data_dir=x", "--world_seed=1"], "would do nothing with --dataset=folder, it is for"),
+        (["--logit_scale=50"], "--logit_scale would do nothing with --dataset=folder, where no"),
+        (["--timestep=50"], "timestep is 50 for appearance; wanted"),
+        (["--layers=0", "--method=kl"], "--layers would do nothing with --method=kl"),
     ],
 )
 def test_errors_are_one_message(flags, message, folder_flags, tmp_path):
     done = call("eval", *folder_flags, f"--output_dir={tmp_path}", *flags)
     assert done.returncode == 1
     assert message in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--dataset=ade20"], "unknown dataset 'ade20' (did you mean 'ade20k'?)"),
+        (["--dataset=ade20k"], "--dataset=ade20k needs --data_dir too"),
+        (["--dataset=ade20k", "--data_dir=nowhere"], "python -m experiments.prepare"),
+        (["--dataset=ade20k", "--images=x"], "--images would do nothing with --dataset=ade20k"),
+        (["--dataset=miniature", "--split=tuna"], "unknown split of miniature 'tuna'"),
+        (["--dataset=miniature", "--vocabulary=plain"], "--vocabulary would do nothing with"),
+    ],
+)
+def test_errors_of_datasets_are_one_message(flags, message, tmp_path):
+    done = call("eval", f"--output_dir={tmp_path}", *flags)
+    assert done.returncode == 1
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_verbosity_shows_where_a_message_came_from(folder_flags, tmp_path):
+    flags = (f"--output_dir={tmp_path}", "--readings=robust,taw=1", "--verbosity=1")
+    done = call("eval", *folder_flags, *flags)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr and "error: unknown reading 'taw'" in done.stderr
+
+
+def test_a_fault_of_ours_keeps_its_traceback(folder_flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "predictions", lambda *_, **__: np.zeros(6).reshape(5))
+    with pytest.raises(ValueError, match="cannot reshape array"):
+        call("eval", *folder_flags, f"--output_dir={tmp_path}")
+
+
+def test_a_full_device_is_one_message(folder_flags, tmp_path, monkeypatch):
+    def predictions(*args, **options):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.\nx")
+
+    monkeypatch.setattr(evaluation, "predictions", predictions)
+    done = call("eval", *folder_flags, f"--output_dir={tmp_path}")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "memory is full (RESOURCE_EXHAUSTED: Out of memory allocating 7 bytes.)" in done.stderr
+    assert "a smaller --batch_size, --attention_size or --grid takes less" in done.stderr
 
 
 _FLAGS_OF = """

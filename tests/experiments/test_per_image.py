@@ -15,7 +15,9 @@ IDS = ("one", "two", "three")
 @pytest.fixture
 def rows():
     counts = np.random.default_rng(0).integers(0, 3, (len(IDS), 2, 4, 4))
-    return {id_: per_image.row(id_, pair) for id_, pair in zip(IDS, counts, strict=True)}, counts
+    return {
+        id_: per_image.row(id_, pair, 99) for id_, pair in zip(IDS, counts, strict=True)
+    }, counts
 
 
 @pytest.fixture
@@ -34,15 +36,16 @@ def test_rows_are_read_as_they_were_written(rows, table):
     assert found == written
     for row, pair in zip(found.values(), counts, strict=True):
         np.testing.assert_array_equal(per_image.matrices(row, 4), pair)
+        assert per_image.ignored(row) == 99 - pair[0].sum()
 
 
 def _first_cell(line, replacement):
-    id_, miou, accuracy, cells = line.split(",", 3)
+    id_, miou, accuracy, ignored, cells = line.split(",", 4)
     truth, label, rest = cells.split(":", 2)
     pixels, rest = rest.split(" ", 1)
     parts = {"truth": truth, "label": label, "pixels": pixels} | replacement
     cell = "{truth}:{label}:{pixels}".format(**parts)
-    return f"{id_},{miou},{accuracy},{cell} {rest}"
+    return f"{id_},{miou},{accuracy},{ignored},{cell} {rest}"
 
 
 DAMAGES = {
@@ -91,8 +94,8 @@ def test_a_picture_that_the_dataset_lacks_is_named(table):
 
 def test_fields_beyond_csvs_own_limit(tmp_path):
     matrix = np.random.default_rng(0).integers(1, 1000, (150, 150))
-    row = per_image.row("x", [matrix, matrix])
-    assert len(row[3]) > 131_072
+    row = per_image.row("x", [matrix, matrix], matrix.sum() + 7)
+    assert len(row[4]) > 131_072
     write_csv(per_image.path(tmp_path, 0), [HEADER, row])
     found = per_image.read(tmp_path, HEADER, {"x"})
     np.testing.assert_array_equal(per_image.matrices(found["x"], 150)[0], matrix)

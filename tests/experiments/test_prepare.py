@@ -45,4 +45,8 @@ def test_errors_are_one_line_not_a_trace(tmp_path):
     unknown = call("prepare", "--dataset=ade", f"--source={tmp_path}", f"--data_dir={tmp_path}")
     assert "unknown dataset 'ade'" in unknown.stderr and unknown.returncode == 1
     assert "needs --source too" in call("prepare", f"--data_dir={tmp_path}/data").stderr
+    drawn = call("prepare", "--dataset=miniature", "--source=x", f"--data_dir={tmp_path}/data")
+    assert "--source would do nothing with --dataset=miniature" in drawn.stderr
+    seed = call("prepare", f"--source={tmp_path}", "--world_seed=1", f"--data_dir={tmp_path}/data")
+    assert "--world_seed would do nothing with --dataset=ade20k" in seed.stderr
     assert not os.path.exists(tmp_path / "data")

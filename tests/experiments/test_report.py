@@ -34,7 +34,9 @@ def write_run(folder, matrices, *, miou, dataset="ade20k", names=("cat", "dog"),
         "config": config,
     }
     (folder / "results.json").write_text(json.dumps(results))
-    rows = (per_image.row(id_, [np.array(matrix)]) for id_, matrix in matrices.items())
+    rows = (
+        per_image.row(id_, [np.array(matrix)], np.sum(matrix)) for id_, matrix in matrices.items()
+    )
     write_csv(folder / "per_image.csv", [per_image.columns([]), *rows])
     return folder
 
@@ -215,7 +217,7 @@ def test_the_confusion_matrix_is_the_sum_of_the_pictures(tmp_path):
 
 def rewrite(run, matrix):
     """Another row, as experiments.eval would write it."""
-    row = per_image.row("a", [np.array(matrix)])
+    row = per_image.row("a", [np.array(matrix)], np.sum(matrix))
     write_csv(run / "per_image.csv", [per_image.columns([]), row])
 
 

@@ -104,12 +104,17 @@ def test_results_are_those_of_the_saved_predictions(evaluated):
     assert set(results["per_class"]) == set(miniature.CLASSES)
 
 
-def test_what_has_no_pixel_is_said_to_be_none():
+def test_the_sentence_says_what_is_missing():
     results = {"dataset": "miniature", "method": "kl", "miou": None, "num_images": 3}
+    results |= {"absent": [], "ignored": 0.0, "config": {"pictures": {"prepared": 3}}}
     assert sentence(results) == "miniature, kl: no labelled pixel, 3 pictures"
-    results |= {"miou": 0.5, "miou_seen": 0.25, "miou_unseen": None}
-    said = "miniature, kl: mIoU 50.00%, seen 25.00%, unseen none, 3 pictures"
+    results |= {"miou": 0.5, "miou_seen": 0.25, "miou_unseen": None, "num_images": 2}
+    said = "miniature, kl: mIoU 50.00%, seen 25.00%, unseen none, the first 2 of 3 pictures"
     assert sentence(results) == said
+    results |= {"absent": ["cat", "dog"], "ignored": 0.123}
+    assert sentence(results).splitlines() == [
+        said, "  no label map holds cat, dog; 12.3% of the pixels are ignored"
+    ]  # fmt: skip
 
 
 def test_the_panel_shows_the_scenes(evaluated):

@@ -1,9 +1,29 @@
 """Progress on a terminal or elsewhere."""
 
 import io
+import logging
 import sys
 
-from dsolo_jax.utils.progress import progress
+import pytest
+
+from dsolo_jax.utils.progress import progress, show
+
+
+@pytest.fixture(autouse=True)
+def level():
+    """Leaves the logger as it is found."""
+    logger = logging.getLogger("dsolo_jax")
+    before = logger.level
+    show()
+    yield logger
+    logger.setLevel(before)
+
+
+def test_the_library_alone_is_silent(level, monkeypatch):
+    level.setLevel(logging.NOTSET)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert list(progress(iter("abc"), 3, "letters")) == ["a", "b", "c"]
+    assert not sys.stderr.getvalue()
 
 
 def test_progress_is_plain_lines_off_a_terminal(monkeypatch):
