@@ -35,8 +35,7 @@ def run(command: Callable[[Path, int, float, int], str]) -> None:
     """Calls a training command with its flags, in that order, and prints what it returns."""
 
     def main() -> None:
-        given = flags.FLAGS
-        folder = Path(given.output_dir).expanduser()
+        folder, given = Path(flags.FLAGS.output_dir).expanduser(), flags.FLAGS
         print(command(folder, given.seed, given.share, given.every))
 
     common.run(main, required=["output_dir"])

@@ -3,11 +3,10 @@
 python -m experiments.training.train_clip --output_dir=DIR [--seed=0]
 
 Interrupted, the same command goes on where it was. DIR/clip is what transformers' CLIPModel and
-CLIPTokenizer load, with a model card and training.csv, which says what was learned when.
+CLIPTokenizer load, with a model card and training.jsonl, which says what was learned when.
 """
 
-import csv
-import json
+import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 from dsolo_jax import clip
 from dsolo_jax.checkpoints import flatten
 from dsolo_jax.templates import IMAGENET_TEMPLATES
-from dsolo_jax.utils.files import atomic, write_text
+from dsolo_jax.utils.files import write_text
 from experiments.training import captioned, contrastive, loop, retrieval
 from experiments.training.captioned import Canvas, Captioned
 from experiments.training.tokenizer import write_tokenizer
@@ -123,7 +122,7 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
     )
     own = {name: params[name] for name in ("vision", "text", "logit_scale")}
     clip.save(folder / "clip", config, jax.tree.map(lambda x: np.asarray(x, np.float16), own))
-    _write_log(folder / "training.jsonl", folder / "clip" / "training.csv")
+    shutil.copyfile(folder / "training.jsonl", folder / "clip" / "training.jsonl")
     card = _card(folder / "clip", phases, seed, given)
     write_text(folder / "clip" / "README.md", card)
     return card
@@ -173,15 +172,6 @@ def _batch(
         prompts=np.pad(prompts, ((0, 0), (0, _PROMPT - prompts.shape[1])), mode="edge"),
         named=scenes.named[chosen],
     )
-
-
-def _write_log(source: Path, target: Path) -> None:
-    """The log's lines as a table."""
-    lines = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
-    with atomic(target) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows({k: round(v, 4) for k, v in line.items()} for line in lines)
 
 
 def _card(folder: Path, phases: Sequence[Phase], seed: int, flags: str) -> str:

@@ -72,4 +72,4 @@ def test_it_is_small_and_says_what_it_is():
     assert all(
         said in card for said in ("apache-2.0", "experiments.training.train_clip", "validation")
     )
-    assert (FOLDER / "training.csv").is_file()
+    assert (FOLDER / "training.jsonl").is_file()

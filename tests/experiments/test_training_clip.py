@@ -1,7 +1,7 @@
 """How the miniature CLIP is trained: what it is told, what is minimised, and what is written."""
 
-import csv
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -230,10 +230,10 @@ def test_a_run_leaves_a_checkpoint_its_log_and_its_card(trained):
     folder, card = trained
     assert "--seed=1`" in card and "apache-2.0" in card
     assert (folder / "clip" / "README.md").read_text() == card
-    with open(folder / "clip" / "training.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [2, 3]
-    assert all(0 <= float(row["map_stuff"]) <= 1 and float(row["loss"]) > 0 for row in rows)
+    lines = (folder / "clip" / "training.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["step"] for row in rows] == [2, 3]
+    assert all(0 <= row["map_stuff"] <= 1 and row["loss"] > 0 for row in rows)
     model = CLIPModel.from_pretrained(folder / "clip")
     tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
     assert model.config.vision_config.hidden_size == 32 and len(tokenizer("a star").input_ids) == 4
