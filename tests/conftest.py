@@ -114,4 +114,5 @@ def model(demo):
     """The demo's CLIP, loaded."""
     import dsolo_jax as dsolo
 
-    return dsolo.load("dslo_b16", clip=demo / "clip", attention="clip", short_side=224)
+    sizes = {"short_side": 224, "attention_size": 256}
+    return dsolo.load("dslo_b16", clip=demo / "clip", attention="clip", **sizes)

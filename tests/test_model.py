@@ -13,7 +13,8 @@ from dsolo_jax.utils import memory
 
 
 def load(demo, **options):
-    return dsolo.load(clip=demo / "clip", **{"attention": "clip", "short_side": 224, **options})
+    sizes = {"attention": "clip", "short_side": 224, "attention_size": 256}
+    return dsolo.load(clip=demo / "clip", **{**sizes, **options})
 
 
 def test_presets_name_their_weights_and_readings():

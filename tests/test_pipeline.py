@@ -21,6 +21,7 @@ from dsolo_jax.readings import BUNDLES, resolve
 from tests.oracles.colours import CLASSES, COLOURS
 from tests.oracles.compilations import Compilations
 
+SMALL = {"attention": "clip", "short_side": 112, "attention_size": 192, "grid": 10}
 METHODS = [method for method in dsolo.METHODS if method != "class_token"]
 
 
@@ -46,7 +47,7 @@ def scene(demo):
 @pytest.fixture(scope="module")
 def small(demo):
     """The same CLIP on a grid of 10 x 10, for what does not hang on the grid."""
-    return dsolo.load(clip=demo / "clip", attention="clip", short_side=112, grid=10)
+    return dsolo.load(clip=demo / "clip", **SMALL)
 
 
 # ---- from a picture to labels --------------------------------------------------------------------
@@ -120,7 +121,7 @@ def test_a_list_of_pictures_of_any_kind_equals_one_by_one(small, demo):
 def test_readings_can_be_chosen_by_name_or_in_full(small):
     pixels, classes = picture_of("tomato", "sky"), ["sky", "tomato"]
     named, full, robust = (
-        dsolo.segment(small, pixels, classes, readings=readings, return_scores=True).scores
+        dsolo.segment(small, pixels, classes, "kl", readings, return_scores=True).scores
         for readings in ("paper", BUNDLES["paper"], None)
     )
     np.testing.assert_array_equal(named, full)
@@ -128,8 +129,7 @@ def test_readings_can_be_chosen_by_name_or_in_full(small):
 
 
 def test_bfloat16_encoders_agree_with_float32(small, demo, scene):
-    options = {"attention": "clip", "dtype": jnp.bfloat16, "short_side": 112, "grid": 10}
-    half = dsolo.load(clip=demo / "clip", **options)
+    half = dsolo.load(clip=demo / "clip", dtype=jnp.bfloat16, **SMALL)
     assert half.params["clip"]["vision"]["patch_kernel"].dtype == jnp.bfloat16
     labels = [dsolo.segment(m, scene, CLASSES, method="kl").labels for m in (small, half)]
     assert (labels[0] == labels[1]).mean() > 0.98
@@ -193,8 +193,8 @@ def test_forward_can_be_jitted_over_a_model(small, scene):
 
 @pytest.fixture(scope="module")
 def encoded(small, scene):
-    """Graph and class maps of four pictures, square to panorama, together and of each alone."""
-    shapes = [(120, 160), (160, 120), (90, 300), (200, 200)]
+    """Graph and class maps of three pictures, up to a panorama, together and of each alone."""
+    shapes = [(120, 160), (160, 120), (90, 300)]
     pictures = [pipeline.prepare(small.config, images.resize(scene, shape)) for shape in shapes]
     text = pipeline.embed(small, vocabulary.parse(CLASSES))
 
@@ -265,7 +265,7 @@ def test_batches_give_each_picture_its_own_result(small, mixed):
     """Full and filled up, of several buckets; the right half is not the left one's class."""
     words, setting = vocabulary.parse(CLASSES), Setting("path", resolve("robust"))
     one_by_one = run(small, mixed, words, [setting], return_scores=True)
-    for batch_size in (2, 3, 8):
+    for batch_size in (2, 8):
         batched = run(small, mixed, words, [setting], batch_size=batch_size, return_scores=True)
         for picture, [ours], [alone] in zip(mixed, batched, one_by_one, strict=True):
             assert ours.labels.shape == picture.pixels.shape[:2]
@@ -307,8 +307,7 @@ def test_pictures_of_any_size_share_their_programs(small):
 
 @pytest.mark.parametrize("method", ["kl", "logits"])
 def test_methods_without_a_graph_do_without_its_weights(small, demo, scene, method):
-    options = {"attention": "clip", "short_side": 112, "grid": 10, "graph": False}
-    bare = dsolo.load(clip=demo / "clip", **options)
+    bare = dsolo.load(clip=demo / "clip", graph=False, **SMALL)
     ours = dsolo.segment(bare, scene, CLASSES, method).labels
     np.testing.assert_array_equal(ours, dsolo.segment(small, scene, CLASSES, method).labels)
     for other in ("velocity", "path", "fusion", "propagate"):
@@ -365,18 +364,17 @@ def test_a_mesh_of_one_device_changes_no_bit(small, mixed):
 
 
 _SPREAD = """
-import jax, numpy as np
+import sys, jax, numpy as np
 import dsolo_jax as dsolo
 from dsolo_jax import pipeline, vocabulary
-from dsolo_jax.datasets import miniature
 assert len(jax.devices()) == 4
-model = dsolo.load("miniature", grid=14)
+model = dsolo.load(clip=sys.argv[1], attention="appearance", short_side=64, attention_size=64)
 spread = pipeline.spread(model)
 assert spread.mesh.size == 4 and pipeline.spread(spread) is spread
-sizes = [112, 112, (112, 150), 112, 112, 112]
-pictures = [pipeline.prepare(model.config, miniature.draw(7, i, size).image)
-            for i, size in enumerate(sizes)]
-words = vocabulary.parse(miniature.CLASSES)
+random, sizes = np.random.default_rng(0), [64, 64, 96, 64, 64, 64]
+pictures = [pipeline.prepare(model.config, random.integers(0, 256, (64, size, 3), np.uint8))
+            for size in sizes]
+words = vocabulary.parse(["sky", "grass", "coal"])
 settings = [pipeline.Setting("fusion", model.config.readings)]
 one, four = (dict(pipeline.run(m, pictures, words, settings, return_scores=True))
              for m in (model, spread))
@@ -387,11 +385,11 @@ print("same")
 """
 
 
-def test_four_devices_give_what_one_gives():
+def test_four_devices_give_what_one_gives(demo):
     """To the bit, of two buckets whose last batches are not full."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     ran = subprocess.run(
-        [sys.executable, "-c", _SPREAD],
+        [sys.executable, "-c", _SPREAD, demo / "clip"],
         capture_output=True,
         text=True,
         env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
