@@ -70,6 +70,6 @@ def explained() -> Iterator[None]:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise MemoryError(
-            f"the device's memory is full ({str(error).splitlines()[0]}); give a smaller "
-            "batch_size, attention_size, grid or short_side, fewer classes, or dtype='bf16'"
+            f"{str(error).splitlines()[0]}; give a smaller batch_size, attention_size, grid or "
+            "short_side, fewer classes, or dtype='bf16'"
         ) from error
