@@ -11,13 +11,8 @@ _ROOT = Path("/")
 # Where a container's account is, of version 2 and 1: its limit, its use, and what of that are files
 # that Linux gives up when it needs the memory.
 _ACCOUNTS = (
-    ("sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-    (
-        "sys/fs/cgroup/memory",
-        "memory.limit_in_bytes",
-        "memory.usage_in_bytes",
-        "total_inactive_file",
-    ),
+    ("sys/fs/cgroup", "max", "current", "inactive_file"),
+    ("sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes", "total_inactive_file"),
 )
 
 
@@ -46,9 +41,9 @@ def _left_in_containers() -> Iterator[int]:
         names = {part for name in own for part in (Path(name), *Path(name).parents)}
         for place in (_ROOT / root / name for name in names):
             try:
-                spent = int((place / used).read_text())
+                spent = int((place / f"memory.{used}").read_text())
                 spent -= _table(place / "memory.stat").get(files, 0)
-                yield max(int((place / limit).read_text()) - spent, 0)
+                yield max(int((place / f"memory.{limit}").read_text()) - spent, 0)
             except (OSError, ValueError):  # no such account; "max", which is no limit
                 continue
 
