@@ -30,6 +30,9 @@ from tests.datasets import originals
 
 TESTS = Path(__file__).parents[1]
 
+# Drivers that other tests have imported are run anew.
+pytestmark = pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+
 
 class Row(NamedTuple):
     """`added` changes what is done with `given`; or it is refused, by its name."""

@@ -6,6 +6,7 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from running import driver
 
@@ -110,6 +111,20 @@ def test_a_noun_looks_where_its_map_is_high():
     ):
         found = contrastive.look(*map(jnp.asarray, (dense, patches, prompts, sharpness)))
         np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_matrices_turn_by_a_rotation_and_all_else_goes_by_adam():
+    random = np.random.default_rng(0)
+    params = {"a": {"kernel": jnp.ones((6, 4)), "bias": jnp.zeros(3)}}
+    gradient = {"a": {"kernel": 0.1 * random.standard_normal((6, 4)), "bias": np.array([2, -1, 0])}}
+    optimizer = contrastive.optimizer(lambda step: jnp.float32(0.5))
+    found, _ = optimizer.update(jax.tree.map(jnp.float32, gradient), optimizer.init(params), params)
+    decayed = np.asarray(found["a"]["kernel"]) + 0.5 * 0.02 * 0.01 * np.ones((6, 4))
+    values = np.linalg.svd(decayed, compute_uv=False)
+    assert values.max() < 1.8 * values.min() and 0.005 < values.mean() < 0.02
+    step = found["a"]["bias"] / -found["a"]["bias"][0]  # of one size, whatever the gradient's
+    np.testing.assert_allclose(step, [-1, 1, 0], atol=1e-4)
+    assert 5e-4 < found["a"]["bias"][1] < 2e-3
 
 
 # ---------------------------------------------------------------------------------- the pictures
@@ -220,6 +235,8 @@ def trained(tmp_path_factory):
         patch.setattr(train_clip, "_PROMPT", 40)
         patch.setattr(retrieval, "IMAGENET_TEMPLATES", ("a photo of a {}.",))
         patch.setattr(contrastive, "config", config)
+        # Half of the time was compiling the real one, which has a test of its own.
+        patch.setattr(contrastive, "optimizer", lambda schedule: optax.sgd(schedule))
         card = train_clip.train(folder, seed=1, share=1.0, every=2)
     return folder, card
 
