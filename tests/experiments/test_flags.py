@@ -74,7 +74,7 @@ _REFUSED = [
     *((_WORLD, f) for f in ("--background_words=sky", "--vocabulary=plain", "--images={a}")),
     *((_WORLD, f) for f in ("--reduce_zero_label", "--ignore=3", "--label_offset=1")),
     *((_VOC, f) for f in ("--classes={a}/classes.txt", "--labels={a}", "--world_seed=3")),
-    *((_WORLD, f) for f in ("--logit_scale=7", "--timestep=300")),
+    (_WORLD, "--logit_scale=7"),
 ]
 _MODEL = {
     "preset": Row(_WORLD, "--preset=clip_b16"),
@@ -368,3 +368,10 @@ def test_a_flag_that_would_do_nothing_is_refused(command, given, added, places, 
     _, error = done(command, arguments, model, tmp_path)
     flag = added.split("=")[0]
     assert f"{flag} would do nothing" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("command", ["eval", "ablate"])
+def test_a_timestep_of_a_source_without_steps_is_refused_as_it_is_loaded(command, tmp_path):
+    ended = call(command, *_WORLD.split(), "--timestep=300", f"--output_dir={tmp_path}/run")
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: ") and "timestep is 300 for appearance" in ended.stderr
