@@ -1,55 +1,51 @@
 """Confusion matrix and mean intersection over union, as the field counts them."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 
 def confusion_matrix(
-    labels: Integer[Array | np.ndarray, "H W"],
-    truth: Integer[Array | np.ndarray, "H W"],
+    labels: Integer[Array | np.ndarray, "..."],
+    truth: Integer[Array | np.ndarray, "..."],
     num_classes: int,
     ignore: int = 255,
-) -> Int[np.ndarray, "C C"]:
-    """Counts on the host the pixels of each true class (row) given each label (column).
+) -> Int[Array | np.ndarray, "C C"]:
+    """Counts the pixels of each true class (row) given each label (column).
 
         matrix[t, p] = #{pixels: truth = t, labels = p, truth != ignore}
 
+    Any shape serves, as long as both have it. Arrays of numpy are counted by numpy, in int64; those
+    of JAX on their device, in int32, enough for one picture (2^31 pixels).
+
     Args:
-        labels: predicted class of each pixel, in 0..C-1 wherever the truth is not `ignore`; of any
-            shape.
-        truth: true class of each pixel, in 0..C-1 or `ignore`; of the same shape.
+        labels: predicted class of each pixel, in 0..C-1 wherever the truth is not `ignore`.
+        truth: true class of each pixel, in 0..C-1 or `ignore`.
         num_classes: C.
         ignore: the true value of pixels that do not count.
 
-    Returns:
-        int64.
-
     Raises:
-        ValueError: shapes that differ, an array that is not of integers, a value out of range.
+        ValueError: if the shapes differ, an array is not of integers, or a value is out of range.
+            Values are not known inside `jax.jit`: there, pixels out of range are not counted.
     """
-    labels, truth = np.asarray(labels), np.asarray(truth)
+    for name, array in (("labels", labels), ("truth", truth)):
+        if not jnp.issubdtype(array.dtype, jnp.integer):
+            raise ValueError(
+                f"{name} are {array.dtype}, wanted integers: class indices below {num_classes}"
+            )
     if labels.shape != truth.shape:
         raise ValueError(
             f"labels have shape {labels.shape}, truth has {truth.shape}: wanted the same; "
             "resize the labels to the true map, never the other way round"
         )
-    counted = truth != ignore
-    for name, array in (("labels", labels), ("truth", truth)):
-        if array.dtype.kind not in "iu":
-            raise ValueError(
-                f"{name} are {array.dtype}, wanted integers: class indices below {num_classes}"
-            )
-        wrong = array[counted & ((array < 0) | (array >= num_classes))]
-        if wrong.size:
-            raise ValueError(
-                f"{name} hold the value {wrong[0]} in {wrong.size} pixels, wanted "
-                f"0..{num_classes - 1} for {num_classes} classes (or {ignore} in the truth for "
-                "pixels that do not count)"
-            )
-    true, predicted = (array[counted].astype(np.int64) for array in (truth, labels))
-    return np.bincount(num_classes * true + predicted, minlength=num_classes**2).reshape(
-        num_classes, num_classes
-    )
+    matrix = _count(labels, truth, num_classes, ignore)
+    if not isinstance(matrix, jax.core.Tracer):
+        if int(matrix.sum()) != np.count_nonzero(np.asarray(truth) != ignore):
+            _refuse(np.asarray(labels), np.asarray(truth), num_classes, ignore)
+    return matrix
 
 
 def mean_iou(matrix: Int[np.ndarray, "C C"]) -> tuple[float, Float[np.ndarray, "C"]]:
@@ -80,3 +76,26 @@ def mean_iou(matrix: Int[np.ndarray, "C C"]) -> tuple[float, Float[np.ndarray, "
     iou = np.divide(intersection, union, out=np.full(len(matrix), np.nan), where=union > 0)
     present = iou[union > 0]
     return float(present.mean()) if present.size else float("nan"), iou
+
+
+def _count(labels: Any, truth: Any, num_classes: int, ignore: int) -> Any:
+    xp = jnp if isinstance(labels, jax.Array) or isinstance(truth, jax.Array) else np
+    labels, truth = labels.astype(xp.int32), truth.astype(xp.int32)
+    inside = (labels >= 0) & (labels < num_classes) & (truth >= 0) & (truth < num_classes)
+    cells = num_classes * num_classes
+    cell = xp.where(inside & (truth != ignore), num_classes * truth + labels, cells).ravel()
+    size = {"length": cells + 1} if xp is jnp else {"minlength": cells + 1}
+    counts = xp.bincount(cell, **size)[:cells].reshape(num_classes, num_classes)
+    return counts.astype(xp.int32 if xp is jnp else xp.int64)
+
+
+def _refuse(labels: np.ndarray, truth: np.ndarray, num_classes: int, ignore: int) -> None:
+    counted = truth != ignore
+    for name, values in (("labels", labels[counted]), ("truth", truth[counted])):
+        wrong = values[(values < 0) | (values >= num_classes)]
+        if wrong.size:
+            raise ValueError(
+                f"{name} hold the value {wrong[0]} in {wrong.size} pixels, wanted "
+                f"0..{num_classes - 1} for {num_classes} classes (or {ignore} in the truth for "
+                "pixels that do not count)"
+            )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dsolo_jax.utils.files import read_text
+from dsolo_jax.vocabulary import parse
 
 
 def read_classes(path: str | Path) -> tuple[str, ...]:
@@ -10,7 +11,8 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError, ValueError: no such file; no classes; an empty line between classes
-            (every class after it would be off by one); synonyms separated by ";".
+            (every class after it would be off by one); synonyms separated by ";"; names given
+            twice.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -28,4 +30,8 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
             )
         if ";" in line:
             raise ValueError(f"line {number} of {path} is {line!r}: separate synonyms by ', '")
+    try:
+        parse(lines)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     return tuple(lines)

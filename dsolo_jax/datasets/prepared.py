@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
+from google.protobuf.json_format import ParseError
 
 from dsolo_jax.datasets.benchmark import Benchmark, Dataset, Encoded, Pair, decode
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol, classes
@@ -252,12 +253,17 @@ def _records(
     return record
 
 
+_DAMAGE = (
+    OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError, ParseError
+)  # fmt: skip
+
+
 @contextlib.contextmanager
 def _damage_named(place: Path) -> Iterator[None]:
     """What TFDS and ArrayRecord raise on files that are missing or cut short, as one error."""
     try:
         yield
-    except (OSError, RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise ValueError(
             f"the prepared dataset at {place} is damaged ({type(error).__name__}: {error}); build "
             "it again: experiments.prepare with --overwrite"
