@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
@@ -17,7 +16,7 @@ from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES, Protoco
 from dsolo_jax.model import PRESETS
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.discrepancy import METHODS
-from dsolo_jax.utils.faults import is_message
+from dsolo_jax.utils.faults import message
 from dsolo_jax.utils.progress import show
 
 FLAGS = flags.FLAGS
@@ -25,11 +24,8 @@ FLAGS = flags.FLAGS
 _PRESET = "dslo_b16"
 
 # Flags of a kind, for --help and for records of a run; the others are the command's own.
-_DATASET, _PROTOCOL, _MODEL = (
-    "The dataset",
-    "How it is run (each benchmark has its own)",
-    "The model",
-)
+_DATASET, _MODEL = "The dataset", "The model"
+_PROTOCOL = "How it is run (each benchmark has its own)"
 _GROUPS: dict[str, list[str]] = {}
 
 # Flags that act on some datasets alone: on a folder, the miniature world, a benchmark.
@@ -39,9 +35,7 @@ _ALONE = {
     "a benchmark": ("data_dir", "vocabulary", "background_words", "reduce_zero_label"),
 }
 
-_LESS = (
-    "a smaller --batch_size, --attention_size or --grid takes less, and so does --dtype=bfloat16"
-)
+_LESS = "a smaller --batch_size, --attention_size or --grid takes less, so does --dtype=bfloat16"
 
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
@@ -59,16 +53,11 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
         try:
             main()
         except Exception as error:
-            message = str(error)
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in message:
-                message = f"the device's memory is full ({message.splitlines()[0]}); {_LESS}"
-            elif isinstance(error, MemoryError):
-                message = f"the memory is full ({message}); {_LESS}"
-            elif not is_message(error):
+            if (said := message(error, _LESS)) is None:
                 raise
             if FLAGS.verbosity > 0:
                 traceback.print_exc()
-            sys.exit(f"error: {message}")
+            sys.exit(f"error: {said}")
 
     if any(argument in ("-h", "-help", "--help") for argument in sys.argv[1:]):
         print(_help())
@@ -90,8 +79,8 @@ def refuse(why: str, *names: str) -> None:
 def _help() -> str:
     """The command's docstring, and all of its flags, those of a kind together."""
     shared = {name for names in _GROUPS.values() for name in names}
-    own = [flag.name for flag in FLAGS.flags_by_module_dict().get(sys.argv[0], [])]
-    own = [name for name in own if name not in shared]
+    defined = FLAGS.flags_by_module_dict().get(sys.argv[0], [])
+    own = [flag.name for flag in defined if flag.name not in shared]
     lines = [sys.modules["__main__"].__doc__ or ""]
     for title, names in {"This command": own, **_GROUPS}.items():
         lines.append(f"{title}:")
@@ -100,13 +89,6 @@ def _help() -> str:
             lines.append(f"  --{name}{f' (default {default})' if default else ''}")
             lines.append(f"      {FLAGS[name].help}")
     return "\n".join(lines)
-
-
-def define_method() -> flags.FlagHolder[str]:
-    """Defines --method."""
-    method = flags.DEFINE_enum("method", "velocity", list(METHODS), "What scores the classes.")
-    _group("What scores", method)
-    return method
 
 
 def define_run(output_dir: str, batch_size: int) -> tuple[flags.FlagHolder, ...]:

@@ -23,7 +23,7 @@ from absl import flags
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, draw, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
-from dsolo_jax.solver.discrepancy import needs_graph
+from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 from experiments import common, processes
 from experiments.evaluation import evaluate, made_with, sentence
 from experiments.profiling import Stopwatch
@@ -32,7 +32,7 @@ _ALL = "all"
 
 common.define_dataset("ade20k")
 common.define_model()
-_METHOD = common.define_method()
+_METHOD = flags.DEFINE_enum("method", "velocity", list(METHODS), "What scores the classes.")
 _LIMIT, _BATCH_SIZE, _OUTPUT_DIR, _OVERWRITE = common.define_run("outputs/<dataset>_<method>", 1)
 _SAVE_PREDICTIONS = flags.DEFINE_bool("save_predictions", False, "Index PNGs of original size.")
 _PANEL = flags.DEFINE_integer(

@@ -20,6 +20,7 @@ from typing import Any
 import flax
 import jax
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jax.experimental import multihost_utils
 from jaxtyping import Int
 from PIL import Image
@@ -305,7 +306,8 @@ def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
         remove_leftovers(folder)
     path = output_dir / "config.json"
     if path.is_file() and not overwrite:
-        found, wanted = _flat(per_image.read_record(path)), _flat(json.loads(json.dumps(config)))
+        both = per_image.read_record(path), json.loads(json.dumps(config))
+        found, wanted = (flatten_dict(one, sep=".") for one in both)
         other = [
             f"{key} {found.get(key)!r} there, {wanted.get(key)!r} now"
             for key in sorted(found.keys() | wanted.keys())
@@ -317,20 +319,10 @@ def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:
                 "another --output_dir, or --overwrite it"
             )
         return
-    ours = ("confusion.csv", "results.json", "panel.png")
-    names = (output_dir / name for name in ours)
-    for old in (*per_image.paths(output_dir), *names, *predictions.glob("*.png")):
+    ours = (output_dir / name for name in ("confusion.csv", "results.json", "panel.png"))
+    for old in (*per_image.paths(output_dir), *ours, *predictions.glob("*.png")):
         old.unlink(missing_ok=True)
     write_json(path, config)
-
-
-def _flat(config: dict, above: str = "") -> dict[str, Any]:
-    """Puts the values of nested settings on one level, as "protocol.short_side"."""
-    found = {}
-    for key, value in config.items():
-        inner = isinstance(value, dict)
-        found |= _flat(value, f"{above}{key}.") if inner else {f"{above}{key}": value}
-    return found
 
 
 def _json_number(value: float) -> float | None:

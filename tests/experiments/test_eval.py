@@ -558,6 +558,5 @@ def test_help_lists_every_flag_once_and_grouped(name):
         "The dataset:",
         "How it is run (each benchmark has its own):",
         "The model:",
-        *(["What scores:"] if name == "eval" else []),
         "The run:",
     ]
