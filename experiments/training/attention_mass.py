@@ -11,24 +11,21 @@ from jaxtyping import Float, UInt8
 
 def own_mass(
     attention: Float[np.ndarray, "B N N"], labels: UInt8[np.ndarray, "B S S"], first_thing: int
-) -> dict[str, float]:
-    """Measures what a graph looks at, over all rows and over those of things.
+) -> list[float]:
+    """Measures the share of a row's mass on patches of the row's own class, mean over the rows.
 
     Args:
         attention: rows sum to one.
         labels: of the pixels; classes from `first_thing` on are things.
 
     Returns:
-        own: share of a row's mass on patches of the row's own class, mean over the rows; flat: what
-        it would be if the rows were flat; and both of things.
+        That share; what it would be if the rows were flat; both over the rows of things.
     """
     batch, n = attention.shape[:2]
     classes = majority(labels, labels.shape[1] // math.isqrt(n)).reshape(batch, n)
     same, things = classes[:, :, None] == classes[:, None], classes >= first_thing
     own, flat = (attention * same).sum(-1), same.mean(-1)
-    means = own.mean(), flat.mean(), own[things].mean(), flat[things].mean()
-    names = "own", "flat", "own_things", "flat_things"
-    return {name: round(float(value), 3) for name, value in zip(names, means, strict=True)}
+    return [float(x.mean()) for x in (own, flat, own[things], flat[things])]
 
 
 def majority(labels: UInt8[np.ndarray, "B S S"], patch: int) -> UInt8[np.ndarray, "B r r"]:

@@ -88,6 +88,12 @@ def train_scene(seed: int, canvas: Canvas, index: int) -> tuple[np.ndarray, list
     return scene.image, miniature.captions(scene, rng, CAPTIONS)
 
 
+def squares(fields: np.ndarray, chosen: np.ndarray, corners: np.ndarray, side: int) -> np.ndarray:
+    """Cuts a square out of each of the fields chosen; corners: [2, B], their rows and columns."""
+    places = zip(chosen, *corners, strict=True)
+    return np.stack([fields[i, y : y + side, x : x + side] for i, y, x in places])
+
+
 def captioned(
     images: UInt8[np.ndarray, "n S S 3"],
     sentences: list[list[str]],

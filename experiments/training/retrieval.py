@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -102,5 +101,5 @@ def precision(scores: Float[np.ndarray, "n"], true: Bool[np.ndarray, "n"]) -> fl
 def _embed(encode: Callable, inputs: np.ndarray) -> Float[np.ndarray, "n D"]:
     """Embeds in batches, to length 1."""
     starts = range(0, len(inputs), _BATCH)
-    found = np.concatenate([encode(jnp.asarray(inputs[i : i + _BATCH])) for i in starts])
+    found = np.concatenate([encode(inputs[i : i + _BATCH]) for i in starts])
     return found / np.linalg.norm(found, axis=-1, keepdims=True)

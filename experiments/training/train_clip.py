@@ -6,6 +6,7 @@ Interrupted, the same command goes on where it was. DIR/clip is what transformer
 CLIPTokenizer load, with a model card and training.jsonl, which says what was learned when.
 """
 
+import itertools
 import shutil
 from collections.abc import Sequence
 from functools import partial
@@ -63,21 +64,19 @@ pipeline_tag: zero-shot-image-classification
 # A miniature CLIP
 
 In the layout of OpenAI's CLIP, for `transformers.CLIPModel` and for `dsolo_jax.clip`. It knows the
-{classes} classes of `dsolo_jax.datasets.miniature` in pictures of about 112 x 112 pixels, and
-nothing else: it is there to run and to measure a method without a download.
+{classes} classes of `dsolo_jax.datasets.miniature` in pictures of about 112 x 112 pixels alone.
 
 - Data: drawn scenes of the split train and sentences about them; no pixel label, no list of
   classes. Nouns are those that the sentences enumerate.
 - Made by: `python -m experiments.training.train_clip --output_dir=DIR {flags}`
 - Phases: {phases}.
-- Loss: CLIP's contrastive loss of pictures and sentences, and SigLIP's of nouns with pictures and
-  with the patches they look at (text-conditioned attention pooling, after FLAIR).
+- Loss: CLIP's of pictures and sentences, and SigLIP's of nouns with pictures and with the patches
+  they look at (text-conditioned attention pooling, after FLAIR).
 - Weights in float16, {parameters:,} of them. Licence: Apache-2.0, as dsolo_jax.
 
-Measured with these weights, seed {seed} of the world. R@1 among 256: which sentence is a picture's,
-and which picture a sentence's, the sentence being that which enumerates most out of five. Presence:
-mean average precision of ranking pictures by the cosine with a class, by the 80 templates. Unseen
-things have a colour or a pattern that train never shows on them.
+Measured with these weights. R@1 among 256 pictures and sentences (of five those that enumerate
+most); mean average precision of ranking pictures by the cosine with a class. Unseen things have a
+colour or a pattern that train never shows on them.
 
 | split | scenes | R@1 to text | R@1 to picture | stuff | things | things seen | things unseen |
 |---|---|---|---|---|---|---|---|
@@ -93,18 +92,12 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
     """
     given = loop.claim(folder, seed, share)
     phases = [_shortened(phase, share) for phase in _PHASES]
-    scenes = [
-        captioned.drawn(
-            folder / f"phase_{number}",
-            phase.scenes,
-            partial(captioned.train_scene, seed, phase.canvas),
-        )
-        for number, phase in enumerate(phases)
-    ]
-    texts = [text for of_scene in scenes[-1][1][:_READ] for text in of_scene]
-    size = write_tokenizer(
-        folder / "clip", [*texts, *IMAGENET_TEMPLATES], _VOCABULARY, contrastive.LENGTH
-    )
+    scenes = []
+    for number, phase in enumerate(phases):
+        draw = partial(captioned.train_scene, seed, phase.canvas)
+        scenes.append(captioned.drawn(folder / f"phase_{number}", phase.scenes, draw))
+    texts = [*itertools.chain(*scenes[-1][1][:_READ]), *IMAGENET_TEMPLATES]
+    size = write_tokenizer(folder / "clip", texts, _VOCABULARY, contrastive.LENGTH)
     config = contrastive.config(size)
     tokenize = clip.load_tokenizer(folder / "clip", contrastive.LENGTH)
     data = [captioned.captioned(*drawn, tokenize) for drawn in scenes]
@@ -146,18 +139,13 @@ def _batch(
     """What a step sees: a function of the seed and the step alone."""
     number = int(np.searchsorted(np.cumsum([p.steps for p in phases]), step, side="right"))
     phase, scenes = phases[number], data[number]
-    rng = np.random.default_rng((seed, step))
-    chosen = rng.choice(len(scenes.images), phase.batch, replace=False)
+    rng, size = np.random.default_rng((seed, step)), phase.batch
+    chosen = rng.choice(len(scenes.images), size, replace=False)
     if phase.canvas == _WHOLE and rng.random() < _SHARING:
         pool = np.flatnonzero(scenes.named[:, rng.integers(len(scenes.nouns))])
-        chosen = rng.choice(pool, phase.batch, replace=len(pool) < phase.batch)
-    size = phase.batch
-    corners = zip(*rng.integers(captioned.MARGIN + 1, size=(2, size)), strict=True)
-    side = phase.canvas.size
-    pictures = [
-        scenes.images[i, y : y + side, x : x + side]
-        for i, (y, x) in zip(chosen, corners, strict=True)
-    ]
+        chosen = rng.choice(pool, size, replace=len(pool) < size)
+    side, corners = phase.canvas.size, rng.integers(captioned.MARGIN + 1, size=(2, size))
+    pictures = captioned.squares(scenes.images, chosen, corners, side)
     light = rng.uniform(0.85, 1.15, (size, 1)) * rng.uniform(0.95, 1.05, (size, 3))
     light = light.astype(np.float32)[:, None, None] / np.float32(255)
     # One of the captions that enumerate something, where there is one.
@@ -165,7 +153,7 @@ def _batch(
     caption = (rng.random(members.shape) + (members > 0)).argmax(axis=1)
     prompts = tokenize([_FRAMES[rng.integers(len(_FRAMES))].format(noun) for noun in scenes.nouns])
     return contrastive.Batch(
-        pictures=np.clip(np.stack(pictures) * light, 0, 1),
+        pictures=np.clip(pictures * light, 0, 1),
         corner=rng.integers((contrastive.SIZE - side) // contrastive.PATCH + 1, size=2),
         captions=scenes.tokens[chosen, caption],
         # One length, so that one compilation serves all steps of a phase.
@@ -183,16 +171,12 @@ def _card(folder: Path, phases: Sequence[Phase], seed: int, flags: str) -> str:
         given = retrieval.examples(seed, split, _WHOLE, count)
         values = retrieval.report(params, config, given, tokenize).values()
         rows.append(f"| {split} | {count} | {' | '.join(f'{value:.3f}' for value in values)} |")
-    described = [
-        f"{p.steps} steps of {p.batch} pictures of {p.canvas.size} pixels, of {p.scenes}"
-        for p in phases
-    ]
+    form = "{0.steps} steps of {0.batch} pictures of {0.canvas.size} pixels, of {0.scenes}"
     return _CARD.format(
         classes=len(given.present[0]),
         flags=flags,
-        phases="; ".join(described),
+        phases="; ".join(map(form.format, phases)),
         parameters=sum(leaf.size for leaf in flatten(params).values()),
-        seed=seed,
         rows="\n".join(rows),
     )
 

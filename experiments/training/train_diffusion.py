@@ -2,17 +2,15 @@
 
 python -m experiments.training.train_diffusion --output_dir=DIR [--seed=0]
 
-Draws pictures and sentences of the miniature world, trains an autoencoder, then a denoiser with its
-text encoder on the latents; pixel labels are only measured with. Interrupted, the same command goes
-on where it was. DIR/stable_diffusion is what diffusers' StableDiffusionPipeline loads; the logs
-autoencoder.jsonl and denoiser.jsonl say how the loss fell, and how much of the graph's mass stays
-on a patch's own class.
+First an autoencoder of drawn pictures, then a denoiser with its text encoder on the latents; pixel
+labels are only measured with. Interrupted, the same command goes on where it was.
+DIR/stable_diffusion is what diffusers' StableDiffusionPipeline loads, with a model card and logs.
 """
 
 import dataclasses
+import itertools
 import json
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -42,8 +40,6 @@ _CAPTIONS = 4  # of each scene
 _DROPPED = 0.3  # of the captions: a graph is asked for without one
 _VOCABULARY = 1024
 _TUNE_SCENES = 40  # that attention is measured on
-_LOGGED, _REPORTED = (100,), (100, 300)  # timesteps
-_LOGS = ("autoencoder.jsonl", "denoiser.jsonl")
 
 _CARD = """---
 license: apache-2.0
@@ -54,22 +50,18 @@ pipeline_tag: text-to-image
 # A miniature latent diffusion model
 
 In the layout of Stable Diffusion 2, for `diffusers.StableDiffusionPipeline` and for
-`dsolo_jax.attention.stable_diffusion`. It is there to give a patch graph without a download, by the
-same path as the real one; its pictures are of no use.
+`dsolo_jax.attention.stable_diffusion`. It gives a patch graph; its pictures are of no use.
 
 - Data: {scenes} drawn scenes of `dsolo_jax.datasets.miniature`, 112 x 112 pixels, split train, with
   their captions; no pixel label is trained on.
 - Made by: `python -m experiments.training.train_diffusion --output_dir=DIR {flags}`
-- Autoencoder: {autoencoder_steps} steps; mean squared error {squared_error:.4f} of pixels in -1..1,
-  split tune.
-- Denoiser with its text encoder: {denoiser_steps} steps, v-prediction; mean squared error
-  {loss:.3f} at the end.
+- Autoencoder: {autoencoder_steps} steps; mean squared error {squared_error:.4f}, pixels in -1..1.
+- Denoiser and text encoder: {denoiser_steps} steps, v-prediction; mean squared error {loss:.3f}.
 - Weights in float16. Licence: Apache-2.0, as dsolo_jax.
 
-What its graph looks at, without noise and with the empty prompt, on {tune} scenes of the split
-tune: the share of a row's mass on patches of the row's own class, and what a flat row would have;
-over all rows, and over those of things. Keys start as queries, so a patch looks at its like before
-anything is learned: the random start is the control.
+The share of a row's mass on patches of the row's own class, and what a flat row would have, on
+{tune} scenes of the split tune, without noise and with the empty prompt. Keys start as queries, so
+a patch looks at its like before anything is learned: the random start is the control.
 
 | weights | timestep | own class | flat | own class, things | flat, things |
 |---|---|---|---|---|---|
@@ -93,10 +85,7 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
     tune_labels = np.stack([scene.labels for scene in tune])
     token_ids, empty = _tokens(folder / "tokenizer", sentences)
 
-    def error(params: Params) -> dict[str, float]:
-        found = diffusion.reconstruction_error(params, diffusion.CONFIG.vae, tune_pixels[:16])
-        return {"tune_squared_error": float(found)}
-
+    error = partial(diffusion.reconstruction_error, config=diffusion.CONFIG.vae)
     autoencoder = loop.train(
         partial(diffusion.autoencoder_loss, diffusion.CONFIG.vae),
         diffusion.init_autoencoder(diffusion.CONFIG.vae, seed),
@@ -105,19 +94,17 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
         autoencoder_steps,
         folder / "autoencoder.safetensors",
         every=every,
-        report=error,
+        report=lambda params: {"tune_squared_error": float(error(params, pixels=tune_pixels[:16]))},
     )
     config, latents = _scaled(autoencoder, pictures[:_LATENTS], int(empty.max()))
 
-    def mass(params: Params, timesteps: Sequence[int]) -> dict[str, dict[str, float]]:
-        """`own_mass` of the graph at each timestep."""
+    def measured(weights: str, params: Params, timestep: int) -> str:
+        """A row of the card."""
         prompt = encode_tokens(params["text"], config.text, empty[None])[0]
         whole = {"unet": params["unet"], "vae": autoencoder["encoder"], "prompt": prompt}
-        found = {}
-        for timestep in timesteps:
-            graph = stable_diffusion.self_attention(whole, config, tune_pixels, timestep=timestep)
-            found[str(timestep)] = own_mass(np.asarray(graph), tune_labels, miniature.NUM_STUFF)
-        return found
+        graph = stable_diffusion.self_attention(whole, config, tune_pixels, timestep=timestep)
+        shares = own_mass(np.asarray(graph), tune_labels, miniature.NUM_STUFF)
+        return f"| {weights} | {timestep} | {' | '.join(f'{x:.2f}' for x in shares)} |"
 
     start = diffusion.init_denoiser(config, seed)
     denoiser = loop.train(
@@ -128,15 +115,14 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
         denoiser_steps,
         folder / "denoiser.safetensors",
         every=every,
-        report=lambda params: {"attention": mass(params, _LOGGED)},
     )
     target = folder / "stable_diffusion"
     save(target, config, autoencoder, denoiser, folder / "tokenizer")
     last = []
-    for log in _LOGS:
+    for log in ("autoencoder.jsonl", "denoiser.jsonl"):
         shutil.copyfile(folder / log, target / log)
         last.append(json.loads(read_text(folder / log).splitlines()[-1]))
-    measured = {"trained": mass(denoiser, _REPORTED), "random start": mass(start, _LOGGED)}
+    rows = ("trained", denoiser, 100), ("trained", denoiser, 300), ("random start", start, 100)
     card = _CARD.format(
         flags=given,
         scenes=scenes,
@@ -145,11 +131,7 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
         denoiser_steps=denoiser_steps,
         loss=last[1]["loss"],
         tune=_TUNE_SCENES,
-        rows="\n".join(
-            f"| {which} | {timestep} | {' | '.join(f'{share:.2f}' for share in shares.values())} |"
-            for which, found in measured.items()
-            for timestep, shares in found.items()
-        ),
+        rows="\n".join(measured(*row) for row in rows),
     )
     write_text(target / "README.md", card)
     return card
@@ -165,7 +147,7 @@ def _tokens(
 ) -> tuple[Int[np.ndarray, "n c T"], Int[np.ndarray, "T"]]:
     """Of the sentences of each scene, and of the empty prompt."""
     length = diffusion.CONFIG.text.max_position_embeddings
-    texts = [sentence for of_scene in sentences for sentence in of_scene]
+    texts = list(itertools.chain(*sentences))
     write_tokenizer(folder, texts, _VOCABULARY, length)
     found = load_tokenizer(folder, length)(["", *texts])
     token_ids = np.pad(found, ((0, 0), (0, length - found.shape[1])), mode="edge")  # the end token
@@ -201,19 +183,12 @@ def _optimizer(peak: float, horizon: int) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(rate, weight_decay=1e-3))
 
 
-def _crops(
-    rng: np.random.Generator, fields: np.ndarray, chosen: np.ndarray, side: int
-) -> np.ndarray:
-    """Of each field chosen a square at a place of its own."""
-    top, left = rng.integers(0, fields.shape[1] - side, (2, len(chosen)), endpoint=True)
-    corners = zip(chosen, top, left, strict=True)
-    return np.stack([fields[n, y : y + side, x : x + side] for n, y, x in corners])
-
-
 def _pixels(step: int, seed: int, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """What the autoencoder sees in a step."""
     rng, config = np.random.default_rng((seed, 1, step)), diffusion.CONFIG.vae
-    crops = _crops(rng, pictures, rng.integers(len(pictures), size=_BATCH), _PIXEL_CROP)
+    chosen = rng.integers(len(pictures), size=_BATCH)
+    corners = rng.integers(pictures.shape[1] - _PIXEL_CROP + 1, size=(2, _BATCH))
+    crops = captioned.squares(pictures, chosen, corners, _PIXEL_CROP)
     side = _PIXEL_CROP // 2 ** (len(config.block_out_channels) - 1)
     noise = rng.standard_normal((_BATCH, side, side, config.latent_channels), np.float32)
     return diffusion.as_pixels(crops), noise
@@ -225,7 +200,8 @@ def _noised(
     """What the denoiser sees in a step."""
     rng = np.random.default_rng((seed, 2, step))
     chosen = rng.integers(len(latents), size=_BATCH)
-    crops = _crops(rng, latents, chosen, _LATENT_CROP)
+    corners = rng.integers(latents.shape[1] - _LATENT_CROP + 1, size=(2, _BATCH))
+    crops = captioned.squares(latents, chosen, corners, _LATENT_CROP)
     noise = rng.standard_normal(crops.shape, np.float32)
     # The square: half of them below 250, where there is something to be seen.
     timesteps = (1000 * rng.random(_BATCH) ** 2).astype(np.int32)

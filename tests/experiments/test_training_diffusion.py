@@ -261,11 +261,11 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(tmp_path):
 def test_own_mass_of_flat_and_of_perfect_attention():
     classes = np.array([[0, 0, 0], [1, 1, 5], [2, 3, 4]], np.uint8)
     labels = np.stack([classes, classes.T]).repeat(2, axis=1).repeat(2, axis=2)
-    flat = {"flat": round((3 * 3 + 2 * 2 + 4) / 81, 3), "flat_things": round(1 / 9, 3)}
+    flat, of_things = (3 * 3 + 2 * 2 + 4) / 81, 1 / 9
     found = own_mass(np.full((2, 9, 9), 1 / 9), labels, first_thing=3)
-    assert found == flat | {"own": flat["flat"], "own_things": flat["flat_things"]}
+    assert found == pytest.approx([flat, flat, of_things, of_things])
     found = own_mass(np.stack([np.eye(9)] * 2), labels, first_thing=3)
-    assert found == flat | {"own": 1, "own_things": 1}
+    assert found == pytest.approx([1, flat, 1, of_things])
 
 
 def test_a_patch_is_of_the_class_of_most_of_its_pixels():
