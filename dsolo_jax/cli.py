@@ -105,7 +105,8 @@ def _segment(options: argparse.Namespace) -> int:
         except (OSError, ValueError) as error:
             if single or not is_message(error):
                 raise
-            failed.append(f"{picture}: {error}")
+            named = str(picture) in str(error)  # as reading does it
+            failed.append(str(error) if named else f"{picture}: {error}")
             continue
         if not single:  # before the overlay, by which a picture counts as done
             images.write_png(_mask(targets[picture]), result.labels)
