@@ -31,13 +31,9 @@ Params = dict[str, Any]
 
 
 def weight_files(stem: str = "model", variant: str = "") -> tuple[str, str, str]:
-    """Names the files in which transformers and diffusers keep a model's weights.
-
-    Args:
-        variant: of those kept several times "fp16" is in float16, "" the plain one.
-
-    Returns:
-        The file of all, or the JSON object that names the file of each and a pattern of those.
+    """Names the files in which transformers and diffusers keep a model's weights: the file of all,
+    or the JSON object that names the file of each and a pattern of those. Of weights kept several
+    times the variant "fp16" is in float16, "" the plain one.
     """
     dotted = f".{variant}" if variant else ""
     return (
@@ -61,7 +57,7 @@ def read_tensors(
     """Reads all tensors of a model, of its first variant that is there, dtypes as in the file.
 
     Args:
-        directory, stem: where they are, and the first part of the files' names.
+        stem: the first part of the files' names.
         variants: in order of preference, see `weight_files`.
         ignore: patterns, e.g. "decoder.*", of tensors that are left in the file.
 
@@ -208,10 +204,7 @@ def load(
     variants: Sequence[str] = ("",),
     ignore: Iterable[str] = (),
 ) -> Params:
-    """Reads a model's weights as a parameter tree on the default device.
-
-    Arguments and errors are those of `read_tensors`, `convert` and `cast`.
-    """
+    """Reads a model's weights onto the default device, by `read_tensors`, `convert` and `cast`."""
     tensors = read_tensors(directory, stem, variants, ignore)
     return cast(convert(tensors, table, shapes, source=directory), dtype)
 
@@ -226,8 +219,6 @@ def convert(
     """Makes the parameter tree of a checkpoint, dtypes as in the file.
 
     Args:
-        tensors: the checkpoint, name -> array.
-        table: its conversion, row by row.
         shapes: the tree wanted, of anything with a `shape`, e.g. from `jax.eval_shape`.
         source: what the error calls the checkpoint.
 
@@ -289,11 +280,8 @@ _DTYPES = {
 
 
 def weights_dtype(dtype: DTypeLike | None) -> np.dtype:
-    """Gives the dtype of weights that is meant: float32 if None, or e.g. "bf16".
-
-    Raises:
-        ValueError: no float of 32 or 16 bits.
-    """
+    """Gives the dtype of weights that is meant: float32 if None, or e.g. "bf16"; ValueError if it
+    is no float of 32 or 16 bits."""
     name = str(getattr(dtype, "__name__", dtype))
     if (known := _DTYPES.get(name)) is None:
         raise ValueError(
@@ -303,11 +291,8 @@ def weights_dtype(dtype: DTypeLike | None) -> np.dtype:
 
 
 def cast(tree: Mapping[str, Any], dtype: DTypeLike | None) -> Params:
-    """Puts a tree on the default device: norms in float32, the rest in `dtype`, float32 if None.
-
-    Norms are computed in float32, and are too small to matter.
-    """
-
+    """Puts a tree on the default device in `dtype`, float32 if None; but norms, which are small and
+    computed in float32, in that."""
     chosen = weights_dtype(dtype)
 
     def leaf(path: str, value: np.ndarray) -> jax.Array:
@@ -319,11 +304,7 @@ def cast(tree: Mapping[str, Any], dtype: DTypeLike | None) -> Params:
 
 
 def export(params: Mapping[str, Any], table: Iterable[Row]) -> dict[str, np.ndarray]:
-    """Names a tree's arrays as the checkpoint does, the inverse of `convert`: name -> array.
-
-    Raises:
-        ValueError: listing every path of the tree without a row.
-    """
+    """Names a tree's arrays as the checkpoint does, the inverse of `convert`: name -> array."""
     table, unknown = tuple(table), []
     tensors: dict[str, np.ndarray] = {}
     for path, leaf in flatten(params).items():

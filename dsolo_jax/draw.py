@@ -56,9 +56,7 @@ _WHITE = np.array([0.9505, 1.0, 1.089])
 
 
 def overlay(
-    image: UInt8[np.ndarray, "H W 3"],
-    labels: Int[np.ndarray, "H W"],
-    names: Sequence[str],
+    image: UInt8[np.ndarray, "H W 3"], labels: Int[np.ndarray, "H W"], names: Sequence[str]
 ) -> Image.Image:
     """Draws the picture under its classes' colours, and a legend of the classes present.
 

@@ -34,10 +34,8 @@ def folder(source: str | os.PathLike, files: Iterable[str], instead: str = _INST
 
     Raises:
         ValueError: `source` is a single file; the message says how to make a folder of it.
-        FileNotFoundError: `source` is neither, or the hub has no such repository.
-        PermissionError: the repository is gated.
-        ConnectionError: the hub cannot be reached and the repository is not in the local cache.
-        OSError: the local cache cannot be written, or the disk is full.
+        OSError: `source` is neither, or gated; the hub cannot be reached and the local cache does
+            not have it, or cannot be written.
     """
     path = Path(source).expanduser()
     if str(source) and path.is_dir():

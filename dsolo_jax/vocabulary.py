@@ -94,7 +94,6 @@ def embed(
     The result is kept on disk under a key of the text tower's weights and config and the token ids.
 
     Args:
-        queries: Q words.
         params, config: of `clip.load`.
         tokenizer: where its tokenizer is, see `clip.load_tokenizer`.
         weights: fingerprint of the text tower's parameters.

@@ -19,9 +19,13 @@ def resample_maps(
 
     Source: CLIPer (whose class maps go to Stable Diffusion's grid so); no antialiasing.
     """
-    corners, weights = _bilinear(grid, side)
-    pairs = zip(corners, weights, strict=True)
-    return reduce(jnp.add, (maps[:, index] * weight for index, weight in pairs))
+    h, w = grid
+    corners = (
+        maps[:, (row[:, None] * w + column).ravel()] * (down[:, None] * across).ravel()
+        for row, down in _axis(h, side)
+        for column, across in _axis(w, side)
+    )
+    return reduce(jnp.add, corners)
 
 
 def resample_attention(
@@ -36,20 +40,8 @@ def resample_attention(
     return both / jnp.sum(both, axis=-1, keepdims=True)
 
 
-def _bilinear(grid: Int[Array | np.ndarray, "2"], side: int) -> tuple[list[Array], list[Array]]:
-    """The four patches around every sample of the r x r grid, and their weights, each [r · r]."""
-    h, w = grid
-    (top, bottom, down), (left, right, across) = _axis(h, side), _axis(w, side)
-    corners, weights = [], []
-    for row, row_weight in ((top, 1 - down), (bottom, down)):
-        for column, column_weight in ((left, 1 - across), (right, across)):
-            corners.append((row[:, None] * w + column).ravel())
-            weights.append((row_weight[:, None] * column_weight).ravel())
-    return corners, weights
-
-
-def _axis(size: Array, side: int) -> tuple[Array, Array, Array]:
-    """s = (i + ½) size / side − ½, clamped to the samples there are: floor, ceiling, fraction."""
+def _axis(size: Array, side: int) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """The samples on either side of s = (i + ½) size / side − ½, and what each of them weighs."""
     s = jnp.clip((jnp.arange(side, dtype=jnp.float32) + 0.5) * size / side - 0.5, 0, size - 1)
     low = jnp.floor(s).astype(jnp.int32)
-    return low, jnp.minimum(low + 1, size - 1), s - low
+    return (low, 1 - (s - low)), (jnp.minimum(low + 1, size - 1), s - low)

@@ -74,10 +74,7 @@ def read_config(directory: Path) -> ClipConfig:
     """Reads the config of a CLIP checkpoint in the layout of transformers.
 
     Pictures are normalised as its preprocessor_config.json says, or as OpenAI's if there is none.
-
-    Raises:
-        FileNotFoundError: no config.json.
-        ValueError: it is no CLIP model's, or a key of either file has an unusable value.
+    ValueError if it is no CLIP model's, or a key of either file has an unusable value.
     """
     path = directory / "config.json"
     content = read_json(path)
@@ -122,12 +119,7 @@ def _read_normalisation(path: Path) -> dict[str, Any]:
 
 
 def read_text_config(directory: Path) -> TextConfig:
-    """Reads the config of a CLIP text tower in the layout of transformers' CLIPTextModel.
-
-    Raises:
-        FileNotFoundError: no config.json.
-        ValueError: it is no CLIP text tower's, or a key has an unusable value.
-    """
+    """Reads the config of a CLIP text tower in the layout of transformers' CLIPTextModel."""
     path = directory / "config.json"
     content = read_json(path)
     require(content, {"model_type": ("clip_text_model",)}, str(path))

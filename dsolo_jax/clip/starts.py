@@ -54,13 +54,8 @@ def patches(
     keys: Bias,
     place: Int[Array, "B N 2"],
 ) -> Float[Array, "B S W"]:
-    """Runs the last block by a start.
-
-    Args:
-        x, heads: the block's input, and its q, k, v of that.
-        keys: hides the padding.
-        place: row and column of each patch.
-    """
+    """Runs the last block by a start, on its input x, of which `heads` are q, k and v; `keys` hides
+    the padding, `place` is the row and column of each patch."""
     mix, whole = TABLE[start]
     mixed = mix(*heads, keys, _neighbourhood(place))
     return block.finish(x, mixed) if whole else block.merge(mixed)

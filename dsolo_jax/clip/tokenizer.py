@@ -25,12 +25,7 @@ _BUCKET = 8
 
 
 def read_tokenizer(directory: Path) -> "CLIPTokenizer":
-    """The tokenizer in a folder. Only data is read, nothing in the folder is executed.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: the files are damaged, have no merges, or lack the start or end token.
-    """
+    """The tokenizer in a folder; ValueError if it is damaged. Nothing there is executed."""
     whole, vocabulary, merges = ((directory / name).is_file() for name in FILES)
     if not whole and not (vocabulary and merges):
         raise FileNotFoundError(

@@ -16,17 +16,7 @@ from dsolo_jax import transformer
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import starts
 from dsolo_jax.clip.config import ClipConfig, TextConfig, VisionConfig
-from dsolo_jax.transformer import (
-    Block,
-    Weights,
-    apply,
-    attend,
-    cubic_weights,
-    hidden,
-    layer_norm,
-    patch_maps,
-    patchify,
-)
+from dsolo_jax.transformer import Block, Weights, apply, attend, cubic_weights, hidden, layer_norm
 from dsolo_jax.utils.checks import choose
 
 
@@ -98,7 +88,7 @@ class _VisionTower(nn.Module):
         self, patches: Float[Array, "B N K"], grid: Int[Array, "B 2"], weights: Weights
     ) -> Float[Array, "B N N"]:
         x, _ = self._embed(patches, grid)
-        total, _ = patch_maps(self.blocks, x, dict(weights), skip=1)
+        total, _ = transformer.patch_maps(self.blocks, x, dict(weights), skip=1)
         return total / total.sum(axis=-1, keepdims=True)
 
 
@@ -202,7 +192,7 @@ def encode_patches(
 def _cut(
     config: ClipConfig, pixels: Float[Array, "B H W 3"]
 ) -> tuple[Float[Array | np.ndarray, "B N K"], Int[Array, "B 2"], tuple[int, int]]:
-    patches = patchify(pixels, config.vision.patch_size)
+    patches = transformer.patchify(pixels, config.vision.patch_size)
     h, w = (side // config.vision.patch_size for side in pixels.shape[1:3])
     return patches, jnp.broadcast_to(jnp.array([h, w]), (len(pixels), 2)), (h, w)
 
@@ -228,16 +218,9 @@ def encode_image(
 
 
 def attention_maps(
-    params: Params,
-    config: ClipConfig,
-    pixels: Float[Array, "B H W 3"],
-    weights: Weights,
+    params: Params, config: ClipConfig, pixels: Float[Array, "B H W 3"], weights: Weights
 ) -> Float[Array, "B N N"]:
-    """Gives the image tower's patch-to-patch attention, see `attention.clip.self_attention`.
-
-    Args:
-        weights: of blocks "0", "1", ..., at least one.
-    """
+    """Gives the image tower's patch-to-patch attention, see `attention.clip.self_attention`."""
     patches, grid, _ = _cut(config, pixels)
     params = params["vision"]
     return apply(_vision(config), params, patches, grid, static=(weights,), method="maps")
@@ -264,11 +247,8 @@ def encode_tokens(
 ) -> Float[Array, "Q L W"]:
     """Gives the text tower's last states of every token, after its final layer norm, not projected.
 
-    This is what Stable Diffusion is conditioned on.
-
-    Args:
-        params: the text tower's, "text" of what `load` gives; a projection in it is not used.
-        config: the text tower's.
+    This is what Stable Diffusion is conditioned on. `params` are the text tower's alone, "text" of
+    what `load` gives; a projection in them is not used.
 
     Raises:
         ValueError: L exceeds the context length.

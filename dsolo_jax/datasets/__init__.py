@@ -43,10 +43,7 @@ def benchmark(name: str) -> Benchmark:
 
 
 def load(
-    name: str,
-    data_dir: str | Path,
-    split: str = "validation",
-    protocol: Protocol | None = None,
+    name: str, data_dir: str | Path, split: str = "validation", protocol: Protocol | None = None
 ) -> Dataset:
     """Reads a prepared benchmark: classes, ids and examples dict(id, image, labels).
 

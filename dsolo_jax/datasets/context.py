@@ -17,10 +17,7 @@ _ORIGIN = (
 
 # The list of validation pictures that goes with each coding, and its length: Detail's list, from
 # which mmsegmentation converts, lacks one picture of VOC 2010's.
-_LISTS = {
-    "SegmentationClassContext": ("SegmentationContext", 5104),
-    "detail": ("Main", 5105),
-}
+_LISTS = {"SegmentationClassContext": ("SegmentationContext", 5104), "detail": ("Main", 5105)}
 
 
 def _find(source: Path, labels: str | None) -> Found:

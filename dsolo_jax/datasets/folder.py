@@ -83,11 +83,8 @@ def files_in(folder: str | Path, suffixes: Set[str], what: str) -> list[Path]:
 
 
 def by_stem(files: Iterable[Path]) -> dict[str, Path]:
-    """Sorts files by their names without suffix.
-
-    Raises:
-        ValueError: two have the same, or one is not UTF-8 or more than a line.
-    """
+    """Sorts files by their names without suffix; ValueError if two have the same, or one cannot be
+    in a table."""
     found: dict[str, Path] = {}
     for path in sorted(files, key=lambda path: path.stem):
         if (other := found.setdefault(path.stem, path)) != path:

@@ -46,11 +46,8 @@ def place(source: Path, places: Sequence[str], inside: str, what: str, origin: s
 def choose_labels(
     what: str, wanted: str | None, candidates: Mapping[str, Sequence[Files]]
 ) -> tuple[str, Files]:
-    """The label maps of the coding `wanted`, or the first there are: their coding and their files.
-
-    Args:
-        candidates: of each coding, where its files may lie.
-    """
+    """The label maps of the coding `wanted`, or else the first there are among the candidates of
+    each coding: their coding and their files."""
     codings = candidates if wanted is None else [choose(f"labels of {what}", wanted, candidates)]
     for coding in codings:
         for files in candidates[coding]:

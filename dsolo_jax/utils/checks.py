@@ -6,11 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 def choose(what: str, value: str, options: Iterable[str]) -> str:
-    """Returns `value` if it is one of `options`.
-
-    Raises:
-        ValueError: naming the thing, the value, the nearest option and all of them.
-    """
+    """Returns `value` if it is one of `options`; else a ValueError names the nearest and all."""
     options = list(options)
     if value in options:
         return value
@@ -20,11 +16,8 @@ def choose(what: str, value: str, options: Iterable[str]) -> str:
 
 
 def check_ids(ids: Sequence[str]) -> None:
-    """Checks names of files that tables are to hold, a row for each.
-
-    Raises:
-        ValueError: one is given twice, is not UTF-8, or would be more than a line.
-    """
+    """Checks names of files that tables are to hold, a row for each; ValueError if one is given
+    twice, is not UTF-8, or would be more than a line."""
     for name, count in Counter(ids).items():
         if count > 1:
             raise ValueError(f"{name!r} is named {count} times, wanted once")

@@ -11,12 +11,7 @@ Section = TypeVar("Section")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads the JSON object in a file of a checkpoint.
-
-    Raises:
-        FileNotFoundError: the folder has no such file.
-        ValueError: it is no JSON object.
-    """
+    """Reads the JSON object in a file of a checkpoint; ValueError if it is none."""
     if not path.is_file():
         raise FileNotFoundError(
             f"{path.parent} holds no {path.name}; a checkpoint is a folder in the layout of "
@@ -35,10 +30,8 @@ def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Sect
     """Makes the dataclass `kind` from the keys of a JSON object that it knows.
 
     Each value has the type of its field; numbers are above 0, or 0 where that is the field's
-    default, and of a size that a network may have. A field may have another key in its metadata.
-
-    Raises:
-        ValueError: naming `where`, the key, its value and what is wanted.
+    default, and of a size that a network may have; ValueError naming `where` and the key if not. A
+    field may have another key in its metadata.
     """
     values = {}
     for field in dataclasses.fields(kind):  # type: ignore[arg-type]
@@ -62,11 +55,7 @@ def section(kind: type[Section], content: Mapping[str, Any], where: str) -> Sect
 
 
 def check_multiples(config: Any, where: str, **pairs: str) -> None:
-    """Checks that the first size of each pair is a multiple of the second, by their names.
-
-    Raises:
-        ValueError: naming `where` and both sizes.
-    """
+    """Checks that the first size of each pair is a multiple of the second, by their names."""
     for whole, part in pairs.items():
         if getattr(config, whole) % getattr(config, part):
             raise ValueError(
@@ -82,14 +71,8 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def require(content: Mapping[str, Any], supported: Mapping[str, Sequence[Any]], where: str) -> None:
-    """Checks a JSON object against the values of its keys that are implemented.
-
-    Args:
-        supported: the values of each key; a key may be missing.
-
-    Raises:
-        ValueError: naming `where` and every key with another value.
-    """
+    """Checks the keys of a JSON object: ValueError naming every one, of those that are there, whose
+    value is none of the `supported`."""
     unknown = [
         f"{key} is {content[key]!r}, wanted {' or '.join(map(repr, values))}"
         for key, values in supported.items()

@@ -29,10 +29,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Gives a temporary path beside `path`, renamed to `path` when the block ends well.
 
     It has the suffix of `path`. When the block raises or is interrupted it is removed, and an older
-    file at `path` is left as it was. Missing folders above `path` are made.
-
-    Raises:
-        OSError: naming `path`, see `writing`.
+    file at `path` is left as it was. Missing folders above `path` are made. Errors as of `writing`.
     """
     path = Path(path).expanduser()
     temporary = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
@@ -47,10 +44,7 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Removes the temporary files of `atomic` that killed processes left in a folder.
-
-    No other process may be writing there.
-    """
+    """Removes what killed processes left of `atomic` in a folder, where no other may be writing."""
     for path in Path(folder).expanduser().glob(".*"):
         if _TEMPORARY.fullmatch(path.stem):
             path.unlink(missing_ok=True)
@@ -63,11 +57,8 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Reads a text file: UTF-8, or UTF-16 where its byte order mark says so.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Reads a text file: UTF-8, or UTF-16 where its byte order mark says so; ValueError if it is
+    neither."""
     data = Path(path).read_bytes()
     utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:

@@ -54,11 +54,7 @@ def _table(path: Path) -> dict[str, int]:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Turns JAX's error of a full memory into one that says what to lower.
-
-    Raises:
-        MemoryError: naming how much was asked for and what takes less.
-    """
+    """Turns JAX's error of a full memory into a MemoryError that says what takes less."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:

@@ -34,17 +34,11 @@ SUBSETS = {
 
 
 def load(
-    split: str = "validation",
-    seed: int = 0,
-    *,
-    protocol: Protocol = PROTOCOLS[NAME],
+    split: str = "validation", seed: int = 0, *, protocol: Protocol = PROTOCOLS[NAME]
 ) -> Dataset:
-    """A split of the world of that seed.
+    """A split of the world of that seed; ValueError if there is none.
 
     Labels of train are ignored throughout: whoever learns there has the captions alone.
-
-    Raises:
-        ValueError: an unknown split, a seed below 0.
     """
     choose(f"split of {NAME}", split, SPLITS)
     if seed < 0:
@@ -74,14 +68,7 @@ def load(
 def prepare(data_dir: str | Path, seed: int = 0, *, overwrite: bool = False) -> Path:
     """Writes the world of that seed as a TFDS dataset: pictures, labels as they are stored (255
     throughout in train) and four captions a picture. Where it is there already nothing is done,
-    unless `overwrite`.
-
-    Returns:
-        The folder, for `tfds.builder_from_directory`.
-
-    Raises:
-        OSError: it cannot be written.
-        ValueError: a seed below 0.
+    unless `overwrite`. Returns the folder, for `tfds.builder_from_directory`.
     """
     import tensorflow_datasets as tfds  # half a second
 
