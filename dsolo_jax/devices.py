@@ -16,26 +16,22 @@ def each(found: Array) -> Iterator[Array]:
 
 
 @functools.cache
-def program(
-    function: Callable, mesh: Mesh | None, names: tuple[str, ...], shared: int, **static: Any
-) -> Callable:
-    """Jits a pure function of its arguments `names`, with the static ones bound.
+def program(function: Callable, mesh: Mesh | None, **static: Any) -> Callable:
+    """Jits a pure function with its static arguments bound; the others go into two dicts.
 
-    With a mesh, each device has the first `shared` arguments whole and takes its share of the
-    others' leading axes: what it does with it is what it would do alone.
+    With a mesh, each device has the first dict's arrays whole and takes its share of the leading
+    axes of the second's: what it does with it is what it would do alone.
     """
 
-    def call(*arrays):
-        return function(**dict(zip(names, arrays, strict=True)), **static)
+    def call(whole, shared):
+        return function(**whole, **shared, **static)
 
     call.__name__ = function.__name__
     if mesh is None:
         return jax.jit(call)
     parts = PartitionSpec(*mesh.axis_names)
-    specs = [PartitionSpec()] * shared + [parts] * (len(names) - shared)
-    return jax.jit(
-        jax.shard_map(call, mesh=mesh, in_specs=tuple(specs), out_specs=parts, check_vma=False)
-    )
+    specs = PartitionSpec(), parts
+    return jax.jit(jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=parts, check_vma=False))
 
 
 def replicated(arrays: Any, mesh: Mesh | None) -> Any:

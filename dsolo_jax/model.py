@@ -131,7 +131,7 @@ def load(
         attention_size: side of the square the source sees, pixels; if None the preset's, where that
             is for its source or its CLIP, or the source's own, about 512 but for "miniature": 512
             gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
-        timestep: of Stable Diffusion's one step.
+        timestep: of Stable Diffusion's one step, 0..999.
         grid: side of the solver's grid; the preset's, or the source's own, if None.
         short_side, long_side: see `Config`; the preset's short side, or 336, if None.
         graph: whether the source's weights are loaded. Without them the model serves the methods

@@ -294,16 +294,16 @@ def run(
             f"the methods {', '.join(s.method for s in settings)} need a patch graph, and this "
             "model was loaded without one; load it with graph=True"
         )
-    text = embed(model, words)
-    of_graph = {"attention": model.params["attention"]}
-    of_clip = {"clip": {"vision": model.params["clip"]["vision"]}}
+    of_graph = {"params": {"attention": model.params["attention"]}}
+    of_clip: dict[str, Any] = {"params": {"clip": {"vision": model.params["clip"]["vision"]}}}
+    of_clip |= {"text": embed(model, words)}
     program = partial(devices.program, mesh=model.mesh)
     size = batch_size * (1 if model.mesh is None else model.mesh.size)
     waiting: dict[int, list[tuple[int, Picture]]] = {}
-    started: list[dict[int, list[Callable[[], Result]]]] = []
+    started: dict[int, list[Callable[[], Result]]] = {}
 
     def finish() -> Iterator[tuple[int, list[Result]]]:
-        for index, fetches in started.pop(0).items():
+        for index, fetches in started.items():
             yield index, [fetch() for fetch in fetches]
 
     def groups() -> Iterator[list[tuple[int, Picture]]]:
@@ -320,36 +320,30 @@ def run(
             arrays = batch([*members, *[members[-1]] * (size - len(members))])
             graph_ = None
             if with_graph:
-                make = program(graph, names=("params", "squares"), shared=1, config=model.config)
-                graph_ = make(of_graph, arrays.squares)
+                make = program(graph, config=model.config)
+                graph_ = make(of_graph, {"squares": arrays.squares})
                 watch("graph", graph_)
             maps = {}
             for start in dict.fromkeys(setting.readings.start for setting in settings):
-                names = "params", "text", "pictures"
-                make = program(class_maps, names=names, shared=2, config=model.config, start=start)
-                maps[start] = make(of_clip, text, arrays)
+                make = program(class_maps, config=model.config, start=start)
+                maps[start] = make(of_clip, {"pictures": arrays})
             watch("CLIP", maps)
             fetches: dict[int, list[Callable[[], Result]]] = {index: [] for index in indices}
             for setting in settings:
                 solved, decide = background.decision(words, setting.method, setting.threshold)
                 how: dict[str, Any] = {"method": setting.method, "readings": setting.readings}
-                names = "query_class", "maps", "graph"
-                make = program(
-                    scores, names=names, shared=1, num_classes=len(solved.classes), **how
-                )
+                make = program(scores, num_classes=len(solved.classes), **how)
+                of_class = {"query_class": np.array(solved.query_class, np.int32)}
                 attention_ = graph_ if needs_graph(setting.method) else None
-                of_class = np.array(solved.query_class, np.int32)
-                found = make(of_class, maps[setting.readings.start], attention_)
+                found = make(of_class, {"maps": maps[setting.readings.start], "graph": attention_})
                 watch("solver", found)
                 for (index, picture), one in zip(group, devices.each(found), strict=False):
                     fetch = to_pixels(picture.pixels, one, setting.readings, decide, return_scores)
                     fetches[index].append(fetch)
                     watch("pixels", None)
-            started.append(fetches)
-            if len(started) > 1:
-                yield from finish()
-        while started:
             yield from finish()
+            started = fetches
+        yield from finish()
 
 
 def to_pixels(
@@ -367,9 +361,8 @@ def to_pixels(
     Raises:
         ValueError: from that function, scores that are not finite.
     """
-    names = "spatial_sigma", "range_sigma"
-    options: dict[str, Any] = {name: getattr(readings, name) for name in names}
-    options |= {"form": readings.upsample, "decide": decide}
+    options: dict[str, Any] = {"form": readings.upsample, "decide": decide}
+    options |= {name: getattr(readings, name) for name in ("spatial_sigma", "range_sigma")}
     finite = jnp.all(jnp.isfinite(scores))  # dispatched here, fetched with the result
     if return_scores:
         upsampled = upsample.scores(scores, pixels, **options)

@@ -74,15 +74,10 @@ def load(
     """Loads an attention source.
 
     Args:
-        name: "sd2", "sd1", "dino", "dinov2" (their checkpoints come from the hub); "miniature", the
-            bundled Stable Diffusion; "appearance", which has no checkpoint; "clip"; a hub id; or a
-            local folder, in diffusers' layout (Stable Diffusion) or in transformers' (DINO).
+        name: the `attention` of `dsolo_jax.load`; a local folder is in diffusers' layout (Stable
+            Diffusion) or in transformers' (DINO).
         dtype: of weights and activations; float32 if None. "clip" keeps its own.
-        layers: self-attentions that are averaged; the kind's own if None.
-        weights: of each layer, all alike if None.
-        size: side of the square that pictures are squeezed to; if None what a Stable Diffusion was
-            trained on, mostly 512, the nearest to 512 that a DINO can take, 32 patches of CLIP.
-        timestep: of Stable Diffusion's one step, 0..999.
+        layers, weights, size, timestep: see there; if None the kind's own.
         clip: what `clip.load` gave, for "clip"; its parameters are returned as they are.
         graph: False reads the settings alone, for who wants the grid and no graph.
 

@@ -1,7 +1,8 @@
 """Optimal path: entropic transport of each class map to the uniform distribution."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,6 +111,15 @@ def optimal_path(
     return found._replace(log_u=found.log_u + row_least / epsilon)
 
 
+def _sinkhorn(round_: Callable, start: Array, num_iters: int, least: float = 0.0) -> Any:
+    """Rounds on u and v, or their logarithms, until v settles; and how many there were."""
+
+    def finished(before, after):
+        return settled(before[1], after[1], least=least)
+
+    return iterate(round_, (start, start), max_steps=num_iters, finished=finished)
+
+
 def _solve(q: Array, cost: Array, exponent: Array, num_iters: int) -> OptimalPath:
     """Sinkhorn on u and v themselves: two matrix products a round."""
     n = q.shape[-1]
@@ -119,13 +129,7 @@ def _solve(q: Array, cost: Array, exponent: Array, num_iters: int) -> OptimalPat
         u = q / backward(uv[1], kernel)
         return u, (1 / n) / forward(u, kernel)
 
-    ones = jnp.ones_like(q)
-    (u, v), rounds = iterate(
-        round_,
-        (ones, ones),
-        max_steps=num_iters,
-        finished=lambda before, after: settled(before[1], after[1]),
-    )
+    (u, v), rounds = _sinkhorn(round_, jnp.ones_like(q), num_iters)
     scores = -n * v * forward(u, kernel * cost)
     error = jnp.sum(jnp.abs(u * backward(v, kernel) - q), axis=-1)
     return OptimalPath(scores, jnp.log(u), jnp.log(v), error, rounds)
@@ -142,13 +146,7 @@ def _solve_log(q: Array, cost: Array, exponent: Array, num_iters: int) -> Optima
             log_u = log_q - logsumexp(uv[1][None, :] - exponent, axis=1)
             return log_u, -jnp.log(n) - logsumexp(log_u[:, None] - exponent, axis=0)
 
-        zeros = jnp.zeros_like(q)
-        (log_u, log_v), rounds = iterate(
-            round_,
-            (zeros, zeros),
-            max_steps=num_iters,
-            finished=lambda before, after: settled(before[1], after[1], least=1.0),
-        )
+        (log_u, log_v), rounds = _sinkhorn(round_, jnp.zeros_like(q), num_iters, least=1.0)
         pi = jnp.exp(log_u[:, None] + log_v[None, :] - exponent)
         error = jnp.sum(jnp.abs(jnp.sum(pi, axis=1) - q))
         return OptimalPath(-n * jnp.sum(pi * cost, axis=0), log_u, log_v, error, rounds)

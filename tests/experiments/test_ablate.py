@@ -61,11 +61,11 @@ def counted(monkeypatch):
     called, original = [], pipeline.devices.program
 
     def program(function, **options):
-        made = STUBS.get(function) or original(function, **options)
+        made = original(function, **options)
 
-        def call(*arrays):
+        def call(whole, shared):
             called.append((function.__name__, options.get("start")))
-            return made(*arrays)
+            return function(**whole, **shared) if function in STUBS else made(whole, shared)
 
         return call
 
@@ -149,7 +149,7 @@ def stub_to_pixels(pixels, *args):
 
 
 # Not jitted, which takes its time.
-STUBS = {stub: stub for stub in (stub_graph, stub_class_maps, stub_scores)}
+STUBS = stub_graph, stub_class_maps, stub_scores
 
 
 def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_path, monkeypatch):
