@@ -1,9 +1,11 @@
 """What a user can mend, told from faults of ours."""
 
 import traceback
-from pathlib import Path
 
 import jax
+
+# Whose ValueErrors are written for users; __main__ is a command.
+_OURS = ("dsolo_jax", "experiments", "__main__")
 
 
 def is_message(error: BaseException) -> bool:
@@ -13,12 +15,12 @@ def is_message(error: BaseException) -> bool:
     """
     if isinstance(error, OSError):
         return True
-    frames = traceback.extract_tb(error.__traceback__)
-    if not isinstance(error, ValueError) or not frames:
+    if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False
-    raised = frames[-1]
-    ours = Path(raised.filename).is_relative_to(Path(__file__).parents[2])
-    return ours and (raised.line or "").startswith("raise ")
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    ours = frame.f_globals["__name__"].partition(".")[0] in _OURS
+    return ours and line.startswith("raise ")
 
 
 def message(error: BaseException, less: str) -> str | None:
