@@ -85,13 +85,8 @@ LITERAL = tuple(
     Row(
         f"{criterion}, {scale}{', NMS' if rule == 'range' else ''}, {winner} wins",
         "velocity",
-        {
-            "velocity_criterion": criterion,
-            "normalise": normalise,
-            "suppress": rule,
-            "winner": winner,
-            "tau": 0.3,
-        },
+        {"velocity_criterion": criterion, "normalise": normalise, "suppress": rule}
+        | {"winner": winner, "tau": 0.3},
     )
     for criterion, scales in {
         "saturation": {"softmax": "softmax", "minmax": "largest entry 1"},
@@ -160,7 +155,6 @@ def measure(
         load: the model, with changes to its source.
         wanted: by folder; equal ones are run once.
         config, overwrite: see `evaluation.Run`; the setting is added to the config.
-        limit: only the first pictures.
 
     Returns:
         For each folder its pictures' intersections and unions, [S, C].
@@ -209,10 +203,7 @@ def setting(row: Row, variant: Readings, protocol: datasets.Protocol) -> tuple[S
 
 
 def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
-    """Writes a table of mIoU in percent with 95 % intervals, below the ladder the paper's own.
-
-    The paper's figures are for other pictures and weights, so they have a table of their own.
-    """
+    """Writes a table of mIoU in percent with 95 % intervals, below the ladder the paper's own."""
     variants = list(next(iter(found.values())))
     lines = ([row, *(cells[name] for name in variants)] for row, cells in found.items())
     text = aligned([table, *(name or "mIoU %" for name in variants)], lines)
@@ -223,12 +214,7 @@ def markdown(table: str, found: Mapping[str, Mapping[str, Interval]]) -> str:
 
 
 def gains(variant: str, tallies: Mapping[str, Tally], counts: Int[np.ndarray, "R S"]) -> str:
-    """Writes what each row of a table gains over each control, paired, in points.
-
-    Args:
-        tallies: of the rows, the controls among them, by name.
-        counts: of `bootstrap.draws`.
-    """
+    """Writes what each row of a table, by name, gains over each control, paired, in points."""
     controls = [row.name for row in CONTROLS]
     lines = (
         [name, *(bootstrap.difference(tally, tallies[c], counts) for c in controls)]

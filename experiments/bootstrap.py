@@ -1,5 +1,6 @@
 """How sure a mIoU is: scenes resampled with replacement, the same ones for all that is compared."""
 
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,7 @@ def replicates(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Float[np.ndarray
 
 def interval(tally: Tally, counts: Int[np.ndarray, "R S"]) -> Interval:
     """Bounds the set's mIoU in percent."""
-    return _interval(lambda counts: replicates(tally, counts), counts)
+    return _interval(partial(replicates, tally), counts)
 
 
 def difference(
@@ -58,13 +59,10 @@ def difference(
 ) -> Interval:
     """Bounds the mIoU of `a` less that of `b`, of the same scenes in the same order, in points.
 
-    Args:
-        comparisons: how many are made at once; the interval is widened so that all of them together
-            hold with 95 % (Bonferroni).
+    The interval is widened so that all of `comparisons` hold together with 95 % (Bonferroni).
     """
-    return _interval(
-        lambda counts: replicates(a, counts) - replicates(b, counts), counts, comparisons
-    )
+    less = lambda counts: replicates(a, counts) - replicates(b, counts)  # noqa: E731
+    return _interval(less, counts, comparisons)
 
 
 def _interval(statistic, counts: Int[np.ndarray, "R S"], comparisons: int = 1) -> Interval:

@@ -23,23 +23,21 @@ from experiments.tables import aligned
 # Values that the search tries for each reading. What makes a family consistent with itself, which
 # discrepancy wins, is not searched: the families must not be mixed. Nor is the start of the paper's
 # family, which is about vanilla maps.
-_SHARED = {"temperature": (0.25, 0.5, 1.0), "presence": (0.0, 0.25, 0.5, 1.0)}
+_SHARED = {
+    "temperature": (0.25, 0.5, 1.0),
+    "presence": (0.0, 0.25, 0.5, 1.0),
+    "normalise": ("softmax", "minmax"),
+    "suppress": ("none", "range"),
+}
 OPTIONS = {
     "velocity": _SHARED
     | {
-        "normalise": ("softmax", "minmax"),
-        "suppress": ("none", "range"),
         "velocity_criterion": ("saturation", "increment"),
         "tau": (0.1, 0.3, 0.5, 0.7),
         "max_steps": (30, 100),
     },
     "path": _SHARED
-    | {
-        "normalise": ("softmax", "minmax"),
-        "suppress": ("none", "range"),
-        "path_cost": ("minus_log", "one_minus_max"),
-        "epsilon": (0.1, 1.0, 2.0, 4.0),
-    },
+    | {"path_cost": ("minus_log", "one_minus_max"), "epsilon": (0.1, 1.0, 2.0, 4.0)},
 }
 _OF_FAMILY = {"robust": {"start": clip.STARTS}, "paper": {}}
 _CONTROLS = ("class_token", "logits_presence", "propagate")
@@ -172,39 +170,27 @@ def study(
         result, *controls = (tallies[_digest(one)] for one in settings)
         gains = (bootstrap.difference(result, control, counts) for control in controls)
         rows[label] = [bootstrap.interval(result, counts), *gains]
-    content = {
-        "uprightness": upright,
-        "searches": {
-            ", ".join(key): {"chosen": described(choice.readings), "gains": choice.gains}
-            for key, choice in chosen.items()
-        },
-        "held_out": rows,
+    searches = {
+        ", ".join(key): {"chosen": described(choice.readings), "gains": choice.gains}
+        for key, choice in chosen.items()
     }
-    return _markdown(upright, rows, chosen), content
+    content = {"uprightness": upright, "searches": searches, "held_out": rows}
+    return _markdown(upright, rows, searches), content
 
 
-def _markdown(upright, rows, chosen) -> str:
+def _markdown(upright, rows, searches) -> str:
     ways = ((s, f"{auc:.3f}", "upright" if auc > 0.5 else "inverted") for s, auc in upright.items())
     over = (f"over {name}" for name in _CONTROLS)
-    names = {", ".join(key): choice for key, choice in chosen.items()}
-    return "\n".join(
-        [
-            aligned(("start", "AUC of its maps", ""), ways),
-            aligned(("readings", "mIoU %", *over), ([label, *r] for label, r in rows.items())),
-            aligned(
-                ("search", "chosen"),
-                ((name, described(choice.readings)) for name, choice in names.items()),
-                texts=("chosen",),
-            ),
-            *(
-                aligned(
-                    (name, "gain on tune"),
-                    sorted(choice.gains.items(), key=lambda item: -item[1].estimate),
-                )
-                for name, choice in names.items()
-            ),
-        ]
-    )
+    picked = ((name, found["chosen"]) for name, found in searches.items())
+    parts = [
+        aligned(("start", "AUC of its maps", ""), ways),
+        aligned(("readings", "mIoU %", *over), ([label, *r] for label, r in rows.items())),
+        aligned(("search", "chosen"), picked, texts=("chosen",)),
+    ]
+    for name, found in searches.items():
+        gains = sorted(found["gains"].items(), key=lambda item: -item[1].estimate)
+        parts.append(aligned((name, "gain on tune"), gains))
+    return "\n".join(parts)
 
 
 def _digest(setting: Any) -> str:

@@ -30,23 +30,20 @@ def save(
         autoencoder, denoiser: as the `init` functions lay them out.
         tokenizer: folder of `tokenizer.write_tokenizer`.
     """
+    export, vae = checkpoints.export, {}
+    for half, tree in autoencoder.items():
+        vae |= export(tree, vae_table(half))
     parts = {
-        "unet": checkpoints.export(denoiser["unet"], unet_table(config.unet)),
-        "text_encoder": checkpoints.export(denoiser["text"], TEXT_TABLE),
-        "vae": {
-            name: tensor
-            for half, tree in autoencoder.items()
-            for name, tensor in checkpoints.export(tree, vae_table(half)).items()
-        },
+        "unet": export(denoiser["unet"], unet_table(config.unet)),
+        "text_encoder": export(denoiser["text"], TEXT_TABLE),
+        "vae": vae,
     }
     for name, tensors in parts.items():
         half = {key: tensor.astype(np.float16) for key, tensor in tensors.items()}
         checkpoints.write_tensors(folder / name / f"{STEMS[name]}.safetensors", half)
     for name, content in _settings(config).items():
         write_json(folder / name, content)
-    for path in tokenizer.iterdir():
-        (folder / "tokenizer").mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / "tokenizer" / path.name)
+    shutil.copytree(tokenizer, folder / "tokenizer", dirs_exist_ok=True)
 
 
 def _settings(config: StableDiffusionConfig) -> dict[str, Any]:
@@ -54,11 +51,9 @@ def _settings(config: StableDiffusionConfig) -> dict[str, Any]:
     levels, end = len(config.vae.block_out_channels), config.text.eos_token_id
     unet, vae, text = (dataclasses.asdict(part) for part in (config.unet, config.vae, config.text))
     unet["attention_head_dim"] = unet.pop("num_heads")
-    absent = "feature_extractor", "image_encoder", "safety_checker"
     return {
         "model_index.json": {
             "_class_name": "StableDiffusionPipeline",
-            **{part: [None, None] for part in absent},
             "requires_safety_checker": False,
             "scheduler": ["diffusers", "DDIMScheduler"],
             "text_encoder": ["transformers", "CLIPTextModel"],
@@ -76,9 +71,7 @@ def _settings(config: StableDiffusionConfig) -> dict[str, Any]:
         }
         | vae,
         "text_encoder/config.json": {
-            "architectures": ["CLIPTextModel"],
             "model_type": "clip_text_model",
-            "dtype": "float32",
             "bos_token_id": end - 1,
             "pad_token_id": end,
         }
