@@ -49,7 +49,6 @@ def self_attention(
         sum to one: a block counts by what its patches look at patches.
 
     Raises:
-        ValueError: an unknown layer; no layer; weights that do not fit them; pixels of another
-            shape or H or W no multiple of the patch size.
+        ValueError: see `weigh`; pixels of another shape, H or W no multiple of the patch size.
     """
     return attention_maps(params, config, pixels, weigh(layers, weights, layer_names(config)))

@@ -33,11 +33,8 @@ class Squares(NamedTuple):
 
 
 def block_names(count: int, others: Iterable[str] = ()) -> dict[str, str]:
-    """Names the blocks of a transformer: "0", "1", ... or from the end "-1", "-2", ...; and others.
-
-    Returns:
-        What a layer may be called -> its own name.
-    """
+    """Gives what a layer may be called -> its own name: of the blocks of a transformer, "0", "1",
+    ... or from the end "-1", "-2", ..., and of others."""
     forwards = {str(i): str(i) for i in range(count)}
     backwards = {str(i): str(i + count) for i in range(-1, -count - 1, -1)}
     return forwards | backwards | {name: name for name in others}
@@ -52,7 +49,6 @@ def weigh(
     """Gives each layer its weight, by its own name; one that is named twice counts twice.
 
     Args:
-        weights: of each layer, not negative; all alike if None.
         names: what a layer may be called -> its own name.
         what: what errors call a layer.
 

@@ -51,12 +51,8 @@ class _FeedForward:
 
 
 def read_config(directory: Path) -> DinoConfig:
-    """Reads the config of a DINO checkpoint in the layout of transformers.
-
-    Raises:
-        FileNotFoundError: no config.json.
-        ValueError: it is no DINO's, or a key has an unusable value.
-    """
+    """Reads the config of a DINO checkpoint in the layout of transformers; ValueError if it is no
+    DINO's, or a key has an unusable value."""
     path = directory / "config.json"
     content = read_json(path)
     kind = content.get("model_type")

@@ -148,8 +148,7 @@ def self_attention(
         rows are brought to sum to one: a block counts by what its patches look at patches.
 
     Raises:
-        ValueError: an unknown layer; no layer; weights that do not fit them; pixels of another
-            shape or H or W no multiple of the patch size.
+        ValueError: see `weigh`; pixels of another shape, H or W no multiple of the patch size.
     """
     weighed = weigh(layers, weights, layer_names(config))
     return transformer.apply(_Tower(config), params, pixels, static=(weighed,))

@@ -121,12 +121,8 @@ _VAE_SUPPORTED = {
 
 
 def read_config(directory: Path) -> StableDiffusionConfig:
-    """The config of a checkpoint in the layout of diffusers' StableDiffusionPipeline.
-
-    Raises:
-        FileNotFoundError: a component, or its config, is missing.
-        ValueError: another pipeline's (XL, 3, inpainting, ...), or a key has an unusable value.
-    """
+    """The config of a checkpoint in the layout of diffusers' StableDiffusionPipeline; ValueError if
+    it is another pipeline's (XL, 3, inpainting, ...), or a key has an unusable value."""
     _check_components(directory)
     unet = _read_unet(directory / "unet" / "config.json")
     vae = _read_vae(directory / "vae" / "config.json")
@@ -170,8 +166,8 @@ def _read_unet(path: Path) -> UNetConfig:
     widths = config.block_out_channels
     if heads is not listed:
         config = dataclasses.replace(config, num_heads=config.num_heads * len(widths))
-    _check_blocks(path, "down_block_types", config.down_block_types, _DOWN_BLOCKS, widths)
-    _check_blocks(path, "up_block_types", config.up_block_types, _UP_BLOCKS, widths)
+    _check_blocks(path, "down_block_types", [*config.down_block_types], _DOWN_BLOCKS, widths)
+    _check_blocks(path, "up_block_types", [*config.up_block_types], _UP_BLOCKS, widths)
     _check_divides(path, "attention_head_dim", config.num_heads, widths)
     _check_divides(path, "norm_num_groups", (config.norm_num_groups,) * len(widths), widths)
     return config
@@ -192,7 +188,7 @@ def _read_vae(path: Path) -> VAEConfig:
 def _check_blocks(
     path: Path, key: str, found: Any, known: Sequence[str], widths: Sequence[int]
 ) -> None:
-    listed = isinstance(found, list | tuple) and len(found) == len(widths)
+    listed = isinstance(found, list) and len(found) == len(widths)
     if not listed or any(block not in known for block in found):
         raise ValueError(
             f"{path}: {key} is {found}, wanted {len(widths)} (one for each of "

@@ -39,10 +39,7 @@ _MANY_POSITIONS, _MANY_CHANNELS = 128 * 128, 32
 
 
 def convolve(
-    x: Field,
-    kernel: Float[Array, "3 3 C O"],
-    stride: int = 1,
-    padding: Padding = _SAME,
+    x: Field, kernel: Float[Array, "3 3 C O"], stride: int = 1, padding: Padding = _SAME
 ) -> Float[Array, "B _ _ O"]:
     """Σ kernel[i, j] · x[s·h + i, s·w + j], sums in float32."""
     if stride == 1 and padding == _SAME and jax.default_backend() == "cpu":

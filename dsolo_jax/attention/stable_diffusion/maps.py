@@ -51,12 +51,8 @@ def layer_names(config: StableDiffusionConfig) -> dict[str, str]:
 def encode(
     params: Params, config: StableDiffusionConfig, pixels: Float[Array, "B H W 3"]
 ) -> Float[Array, "B h w L"]:
-    """Computes latents of pictures in -1..1: the VAE's posterior mode times its scaling factor.
-
-    Args:
-        params, config: as `load` gives them.
-        pixels: H and W multiples of 8.
-    """
+    """Computes latents of pictures in -1..1, H and W multiples of 8: the VAE's posterior mode times
+    its scaling factor."""
     with precision(params["vae"]["conv_in"]["kernel"]):
         mean, _ = vae.Encoder(config.vae).apply({"params": params["vae"]}, pixels)
         return mean * config.vae.scaling_factor
@@ -89,8 +85,7 @@ def self_attention(
         N = r · r.
 
     Raises:
-        ValueError: an unknown layer; no layer; weights that do not fit them; pixels of another
-            shape.
+        ValueError: see `weigh`; pixels of another shape.
 
     Source: M2N2 (Karmann & Urfalioglu 2025), whose layers and timestep are the defaults.
     """

@@ -18,17 +18,8 @@ TOKENIZER_FILES = (*FILES, *SETTINGS)
 def empty_prompt(
     directory: Path, config: TextConfig, variants: Sequence[str] = ("",)
 ) -> Float[Array, "L D"]:
-    """The text encoder's states of the empty prompt, L the context length, in float32.
-
-    Args:
-        directory: of the checkpoint; its text_encoder and tokenizer are read.
-        config: the text encoder's.
-        variants: of the weights, see `checkpoints.read_tensors`.
-
-    Raises:
-        FileNotFoundError: weights or tokenizer are missing.
-        ValueError: they are damaged, or do not belong together.
-    """
+    """The states of the empty prompt, L the context length, in float32, by the text encoder and the
+    tokenizer in the checkpoint's folder; ValueError where they do not belong together."""
     token_ids = empty_tokens(directory / "tokenizer", config.max_position_embeddings)
     if token_ids.max() >= config.vocab_size:
         raise ValueError(
@@ -43,12 +34,7 @@ def empty_prompt(
 
 
 def empty_tokens(directory: Path, length: int) -> Int[np.ndarray, "1 L"]:
-    """Start, end, then the tokenizer's own padding: not the end token in Stable Diffusion 2.
-
-    Raises:
-        FileNotFoundError: the folder holds no tokenizer.
-        ValueError: its files are damaged, or the padding token is not in the vocabulary.
-    """
+    """Start, end, then the tokenizer's own padding: not the end token in Stable Diffusion 2."""
     tokenizer = read_tokenizer(directory)
     if tokenizer.pad_token_id >= tokenizer.vocab_size:  # transformers has added it
         raise ValueError(

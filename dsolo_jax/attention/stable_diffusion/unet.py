@@ -10,13 +10,7 @@ from jaxtyping import Array, Float
 from dsolo_jax import transformer
 from dsolo_jax.attention.stable_diffusion.config import ATTENDING_DOWN, ATTENDING_UP, UNetConfig
 from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
-from dsolo_jax.attention.stable_diffusion.layers import (
-    Dense,
-    GroupNorm,
-    Resnet,
-    attend,
-    tokens,
-)
+from dsolo_jax.attention.stable_diffusion.layers import Dense, GroupNorm, Resnet, attend, tokens
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.transformer import Heads, layer_norm
 
@@ -189,11 +183,8 @@ def denoise(
     prompt: Float[Array, "T D"],
     timestep: Float[Array, ""] | float,
 ) -> tuple[Float[Array, "B h w L"], dict[str, Looking]]:
-    """Computes the denoiser's output, and every self-attention by its name.
-
-    Args:
-        latents: h and w multiples of 2 ** (number of resolutions - 1).
-        prompt: states of the text encoder.
+    """Computes the denoiser's output, and every self-attention by its name; h and w are multiples
+    of 2 ** (number of resolutions - 1).
 
     What of this a jitted caller does not use, XLA does not compute: nothing runs behind the last
     self-attention that is asked for.

@@ -9,13 +9,7 @@ from jaxtyping import Array, Float
 from dsolo_jax import transformer
 from dsolo_jax.attention.stable_diffusion.config import VAEConfig
 from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
-from dsolo_jax.attention.stable_diffusion.layers import (
-    Dense,
-    GroupNorm,
-    Resnet,
-    attend,
-    tokens,
-)
+from dsolo_jax.attention.stable_diffusion.layers import Dense, GroupNorm, Resnet, attend, tokens
 
 EPSILON = 1e-6
 

@@ -16,17 +16,7 @@ from dsolo_jax.attention.stable_diffusion.config import (
     read_config,
 )
 from dsolo_jax.attention.stable_diffusion.prompt import TOKENIZER_FILES, empty_prompt
-from dsolo_jax.checkpoints import (
-    Params,
-    Row,
-    Transform,
-    convolution,
-    layer,
-    linear,
-    norm,
-    pointwise,
-    rows,
-)
+from dsolo_jax.checkpoints import Params, Row, convolution, layer, linear, norm, pointwise, rows
 
 # Stability AI's own repositories of Stable Diffusion 2 are gone from the hub: these are copies.
 HUB_IDS = {
@@ -75,7 +65,7 @@ def _resnets(source: str, target: str) -> tuple[Row, ...]:
     )
 
 
-def _attention(source: str, target: str, projection: Transform) -> tuple[Row, ...]:
+def _attention(source: str, target: str, projection: checkpoints.Transform) -> tuple[Row, ...]:
     block = f"{source}.transformer_blocks.0"
     return (
         *norm(f"{source}.norm", f"{target}/norm"),
@@ -88,7 +78,7 @@ def _attention(source: str, target: str, projection: Transform) -> tuple[Row, ..
     )
 
 
-def _stage(source: str, target: str, projection: Transform) -> tuple[Row, ...]:
+def _stage(source: str, target: str, projection: checkpoints.Transform) -> tuple[Row, ...]:
     return (
         *_resnets(source, target),
         *_attention(f"{source}.attentions.{{j}}", f"{target}/attentions_{{j}}", projection),
