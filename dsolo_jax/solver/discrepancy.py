@@ -84,11 +84,6 @@ def _logits(f: Array, attention: Array, r: Readings) -> Array:
     return f
 
 
-def _nothing(f: Array, attention: Array, r: Readings) -> Array:
-    """A control (ours): no map at all, so that the class token alone decides."""
-    return 0 * f
-
-
 def _kl(f: Array, attention: Array, r: Readings) -> Array:
     """Rows II to IV: the divergence times the temperature, which for upright maps is the cosine
     less its class's level, f - T log mean exp(f / T)."""
@@ -175,5 +170,5 @@ METHODS = {
     # one label for the whole picture.
     "propagate": Method(_propagate, needs_graph=True),
     "logits_presence": Method(_logits, needs_graph=False),
-    "class_token": Method(_nothing, needs_graph=False, presence=lambda readings: 1.0),
+    "class_token": Method(lambda f, *_: 0 * f, needs_graph=False, presence=lambda readings: 1.0),
 }

@@ -29,9 +29,6 @@ def check(
 
     Values are looked at where they are there: not under `jax.jit`, `jax.vmap` or in an export,
     where a map that is not finite gives scores that are not.
-
-    Raises:
-        ValueError: naming the shapes or the value found.
     """
     square = None if matrix is None else tuple(matrix.shape)
     if f.ndim != 2 or square not in (None, (f.shape[1], f.shape[1])):
@@ -55,18 +52,11 @@ def iterate(
     max_steps: int,
     finished: Callable[[State, State], Bool[Array, ""]],
 ) -> tuple[State, Int[Array, ""]]:
-    """Repeats `state <- step(n, state)`, n = 0, 1, ..., `max_steps` times or until it is finished.
+    """Repeats `state <- step(n, state)`, n = 0, 1, ..., `max_steps` times or until `finished`, of
+    the states before and after a step, says that it was the last.
 
-    Args:
-        step: the next state, from the number of steps done before it and the state.
-        state: where it starts, a tree of arrays.
-        max_steps: steps at the most.
-        finished: of the states before and after a step, whether it was the last.
-
-    Returns:
-        The last state, and how many steps were taken.
-
-    It can be differentiated forwards (`jax.jvp`), not in reverse: it is a `lax.while_loop`.
+    Gives the last state, a tree of arrays, and how many steps were taken. It can be differentiated
+    forwards (`jax.jvp`), not in reverse: it is a `lax.while_loop`.
     """
 
     def unfinished(carry):
@@ -86,11 +76,8 @@ def iterate(
 def settled(
     before: Float[Array, "..."], after: Float[Array, "..."], *, least: float = 0.0
 ) -> Bool[Array, ""]:
-    """Whether a round changed nothing at float32's resolution; for `iterate`.
-
-    Args:
-        least: size that values are taken to have at least; 1 for logarithms, which may be 0.
-    """
+    """Whether a round changed nothing at float32's resolution, values being taken to have a size of
+    `least` at least: 1 for logarithms, which may be 0."""
     return jnp.all(jnp.abs(after - before) <= _SAME * jnp.maximum(jnp.abs(after), least))
 
 

@@ -36,9 +36,7 @@ def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Fl
 
     ones = jnp.ones((1, attention.shape[0]), jnp.float32)
     never = jnp.bool_(False)
-    (rows, columns), _ = iterate(
-        fit, (ones, ones), max_steps=num_iters, finished=lambda before, after: never
-    )
+    (rows, columns), _ = iterate(fit, (ones, ones), max_steps=num_iters, finished=lambda *_: never)
     return rows[0, :, None] * attention * columns[0, None, :]
 
 
