@@ -109,15 +109,10 @@ def _prepared() -> list[str]:
 
 
 def _evaluate(
-    model: dsolo.Model,
-    dataset: datasets.Dataset,
-    output_dir: Path,
-    made: dict,
-    watch: Stopwatch,
+    model: dsolo.Model, dataset: datasets.Dataset, output_dir: Path, made: dict, watch: Stopwatch
 ) -> dict:
-    panel = _PANEL.value
-    if panel is None:
-        panel = 8 if dataset.name == miniature.NAME else 0
+    usual = 8 if dataset.name == miniature.NAME else 0
+    panel = usual if _PANEL.value is None else _PANEL.value
     config = {
         **common.dataset_settings(dataset.name),
         "threshold_applied": dataset.protocol.threshold(_METHOD.value) is not None,

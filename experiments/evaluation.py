@@ -1,7 +1,6 @@
 """A dataset through a model: a run is a folder that can be cut off and gone on with.
 
-On all devices of a process and in several processes, each of which takes its share of the pictures.
-For one batch size the result is the same, bit for bit, whatever their number.
+For one batch size the result is the same, bit for bit, whatever the devices and processes.
 """
 
 import contextlib
@@ -36,9 +35,6 @@ from dsolo_jax.utils.progress import progress
 from experiments import per_image
 from experiments.bootstrap import Tally
 from experiments.tables import csv_line, write_csv
-
-# What a file system says that knows no locks.
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def predictions(
@@ -208,11 +204,8 @@ def _results(
 
 
 def _subset_miou(matrix: Int[np.ndarray, "C C"]) -> float:
-    """The mean over the classes that a subset of the pixels holds, counted there alone.
-
-    What is said of pixels outside does not count, for or against: the same false alarms on the
-    background would weigh more in a smaller subset.
-    """
+    """The mean over the classes that a subset of the pixels holds, counted there alone: the same
+    false alarms on the background would weigh more in a smaller subset."""
     held = matrix.sum(axis=1) > 0
     return float(metrics.mean_iou(matrix)[1][held].mean()) if held.any() else math.nan
 
@@ -245,14 +238,8 @@ def evaluate(
 ) -> dict:
     """Runs the pictures that the folder does not hold yet, and sums all of them up.
 
-    On all devices of this process, and in all processes if there are several (`jax.distributed`).
-    See `Run` for the folder, its config and what is raised, `pipeline.run` for `watch`.
-
-    Args:
-        batch_size: pictures that each device takes at a time.
-
-    Returns:
-        The content of results.json.
+    On all devices of this process, `batch_size` pictures on each at a time, and in all processes if
+    there are several. See `Run` for the folder, its config and what is raised and returned.
     """
     start = time.monotonic()
     method = config["method"]
@@ -289,12 +276,10 @@ def _lock(output_dir: Path) -> io.IOBase:
             f"another run is writing to {output_dir}; wait for it, or choose another --output_dir"
         ) from error
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # it knows no locks
             raise
         warnings.warn(
-            f"{output_dir} cannot be locked ({error}); see to it yourself that no other "
-            "run uses it",
-            stacklevel=2,
+            f"{output_dir} cannot be locked ({error}); let no other run use it", stacklevel=2
         )
     return file
 
@@ -331,10 +316,7 @@ def _json_number(value: float) -> float | None:
 
 
 def sentence(results: dict) -> str:
-    """Says what results.json holds; "none" where no pixel counted.
-
-    And, in a line of its own, which classes no label map holds and how many pixels do not count.
-    """
+    """Says what results.json holds, and in a second line which classes and pixels do not count."""
     parts = ["no labelled pixel" if results["miou"] is None else f"mIoU {results['miou']:.2%}"]
     for name, value in results.items():
         if name.startswith("miou_"):

@@ -11,8 +11,7 @@ import jax
 def join(coordinator: str, count: int, index: int, patience: float) -> None:
     """Meets the other processes at the coordinator, then starts `jax.distributed` there.
 
-    JAX aborts where one of them does not come. So that there is a message instead, they meet on
-    plain connections first: process 0 lets the others go when all of them are there.
+    JAX aborts where one of them does not come: they meet on plain connections first.
 
     Args:
         coordinator: HOST:PORT of process 0.

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +59,8 @@ def graph(side: int) -> None:
     """Asks the narrow Stable Diffusion for the graph of a picture of that side, pixels."""
     params = sd_params(_NARROW, jnp.float32)
     pixels = jax.random.uniform(jax.random.key(0), (1, side, side, 3), minval=-1)
-    job, _ = program(
-        lambda params, pixels: stable_diffusion.self_attention(params, _NARROW, pixels),
-        params,
-        pixels,
-    )
+    function = partial(stable_diffusion.self_attention, config=_NARROW)
+    job, _ = program(function, params, pixels=pixels)
     _print_peak(lambda: jax.block_until_ready(job()))
 
 

@@ -41,8 +41,7 @@ def program(function: Callable, *given: Any, **named: Any) -> tuple[Callable[[],
 def product_flops(function: Callable, *given: Any, **named: Any) -> int:
     """Counts the FLOPs of the products and convolutions of a function, two a multiplication.
 
-    Loops count as often as they run, a `while`, whose trips depend on data, once; every branch
-    counts.
+    Loops count as often as they run, a `while` once; every branch counts.
     """
     return _flops(jax.make_jaxpr(function)(*given, **named).jaxpr)
 

@@ -34,9 +34,8 @@ SOURCES = {
 class Row(NamedTuple):
     """A line of the table: a method, its mIoU in percent by benchmark and their average.
 
-    What is not known is missing from `miou`, or None; `scale` is that of CLIP, "B/16" or "L/14";
-    `source` is one of `SOURCES`, or the repository in whose README the numbers are; `partial` names
-    the datasets of which not all pictures were taken.
+    What is not known is missing from `miou`, or None; `scale` is that of CLIP; `source` is one of
+    `SOURCES` or a repository; `partial` names datasets of which not all pictures were taken.
     """
 
     method: str
@@ -52,14 +51,8 @@ def _row(line: str) -> Row:
     method, scale, cells, source, remark = (part.strip() for part in line.split("|"))
     *values, average = (None if cell in "?–" else float(cell) for cell in cells.split())
     known = zip(BENCHMARKS, values, strict=True)
-    return Row(
-        method=method,
-        scale=scale,
-        miou={name: value for name, value in known if value is not None},
-        average=average,
-        source=source,
-        remark=remark,
-    )
+    miou = {name: value for name, value in known if value is not None}
+    return Row(method, scale, miou, average, source, remark)
 
 
 PUBLISHED = tuple(map(_row, _TABLE.read_text(encoding="utf-8").splitlines()[1:]))

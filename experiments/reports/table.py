@@ -10,8 +10,8 @@ from experiments.reports.published import BENCHMARKS, PICTURES, PUBLISHED, SOURC
 from experiments.reports.runs import Run
 from experiments.tables import aligned
 
-# What makes two results those of one method, so that they stand in one row. The rest of a config
-# belongs to the dataset: its files, its working size, its background.
+# What makes two results those of one method, so that they stand in one row; the rest of a config
+# belongs to the dataset.
 _METHOD = (
     "preset", "method", "clip", "attention", "layers", "layer_weights", "attention_size",
     "timestep", "grid", "dtype", "readings",
@@ -128,10 +128,10 @@ def markdown(rows: Sequence[Row], *, sign: str = "") -> str:
 
 def legend() -> str:
     """Says what the sources are, and what is to be known of a published row."""
-    sources = [f"- source {name}: {text}" for name, text in SOURCES.items()]
-    sources.append("- source of another name: table in the README of that repository")
-    remarks = {row.method: f"- {row.method}: {row.remark}" for row in PUBLISHED if row.remark}
-    return "\n".join((*sources, *remarks.values())) + "\n"
+    lines = [f"- source {name}: {text}" for name, text in SOURCES.items()]
+    lines.append("- source of another name: table in the README of that repository")
+    lines += dict.fromkeys(f"- {row.method}: {row.remark}" for row in PUBLISHED if row.remark)
+    return "\n".join(lines) + "\n"
 
 
 def listing(runs: Sequence[Run], root: Path) -> str:

@@ -61,11 +61,7 @@ def enumerated(caption: str) -> list[str]:
 def drawn(
     folder: Path, count: int, draw: Callable[[int], tuple[np.ndarray, list[str]]]
 ) -> tuple[UInt8[np.ndarray, "n S S 3"], list[list[str]]]:
-    """Draws pictures and sentences about each, and keeps them in `folder`; or finds them there.
-
-    Args:
-        draw: picture and sentences by the scene's number.
-    """
+    """Draws pictures and sentences of scenes, by number, or finds them in `folder`."""
     pictures, texts = folder / "pictures.npy", folder / "sentences.json"
     if not texts.is_file():
         sentences = []

@@ -31,12 +31,11 @@ def config(vocabulary: int) -> ClipConfig:
 
 
 class Batch(NamedTuple):
-    """Pictures in 0..1, a caption of each, and the nouns asked for.
+    """Pictures in 0..1, a caption of each, and a prompt of each noun asked for.
 
-    corner: (row, column) of the positions of whole scenes at which a smaller picture lies, so that
+    corner: (row, column) of the positions of whole scenes at which smaller pictures lie, so that
         all positions are trained, at their own distances, long before whole scenes are.
-    prompts: a sentence a noun; named: whether the picture's captions enumerate it; none of them
-        says nothing about the picture.
+    named: whether a picture's captions enumerate the noun; a row of none says nothing.
     """
 
     pictures: Float[Array, "B S S 3"]
@@ -152,7 +151,6 @@ def look(
     """Cosine of each noun with the patches it looks at: its dense map, a softmax over patches.
 
     Text-conditioned attention pooling, as in FLAIR (Xiao et al. 2025), without its extra layer.
-    Nothing says how high a map is beside another class's, nor does anything in CLIP's own loss.
     """
     weights = jax.nn.softmax(sharpness * jnp.einsum("bhwd,vd->bvhw", dense, prompts), axis=(2, 3))
     return jnp.einsum("bvhw,bhwd,vd->bv", weights, patches, prompts)
@@ -180,12 +178,7 @@ def encode(
     corner: Int[Array, "2"] | tuple[int, int],
     start: str,
 ) -> clip.ImageEncoding:
-    """Encodes square pictures in 0..1, no larger than whole scenes.
-
-    Args:
-        corner: (row, column) of the table of positions, where the pictures lie.
-        start: one of `clip.STARTS`.
-    """
+    """Encodes square pictures in 0..1, no larger than whole scenes; see `Batch` for `corner`."""
     vision, patch = params["vision"], config.vision.patch_size
     side, part = config.vision.image_size // patch, pictures.shape[1] // patch
     table = vision["positions"][1:].reshape(side, side, -1)

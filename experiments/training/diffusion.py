@@ -1,8 +1,7 @@
 """A latent diffusion model of the miniature world: its sizes, random starts and losses.
 
-The networks are those of `dsolo_jax.attention.stable_diffusion` and `dsolo_jax.clip`, so what is
-trained here is what is asked for patch graphs later. Letters: B batch, S side of a picture in
-pixels, r side of its latent, L latent channels, T tokens of a prompt.
+The networks are those of `dsolo_jax.attention.stable_diffusion` and `dsolo_jax.clip`. Letters: B
+batch, S side of a picture in pixels, r side of its latent, L latent channels, T tokens of a prompt.
 """
 
 import math
@@ -68,11 +67,7 @@ SCHEDULE = {
 
 
 def random_params(shapes: Params, seed: int = 0) -> Params:
-    """Draws kernels of variance 1 / fan-in, which keep activations finite; the rest small.
-
-    Args:
-        shapes: nested dicts of `jax.ShapeDtypeStruct`s.
-    """
+    """Draws kernels of variance 1 / fan-in, which keep activations finite; the rest small."""
     rng = np.random.default_rng(seed)
 
     def leaf(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -93,13 +88,11 @@ def init_autoencoder(config: VAEConfig, seed: int) -> Params:
     return random_params(shapes, seed)
 
 
-def init_denoiser(config: StableDiffusionConfig, seed: int, gain: float = 1.5) -> Params:
+def init_denoiser(config: StableDiffusionConfig, seed: int) -> Params:
     """{"unet": ..., "text": ...}.
 
     A self-attention starts with keys that are its queries, so that a patch looks at those with
     features like its own; from unlike ones it starts as a mean over the picture and stays one.
-
-    gain: of those queries and keys; the logits have variance gain⁴.
     """
     shapes = {
         "unet": unet.parameter_shapes(config.unet),
@@ -108,7 +101,7 @@ def init_denoiser(config: StableDiffusionConfig, seed: int, gain: float = 1.5) -
     flat = checkpoints.flatten(random_params(shapes, seed))
     for path in flat:
         if path.endswith("attn1/to_q/kernel"):
-            flat[path] *= gain
+            flat[path] *= 1.5  # logits of variance 1.5⁴
             flat[path.replace("to_q", "to_k")] = flat[path].copy()
         elif path.endswith(("conv2/kernel", "proj_out/kernel")):
             flat[path] *= 0.5
@@ -187,10 +180,8 @@ def predict(
 def noised(batch: Noised) -> tuple[Float[Array, "B r r L"], Float[Array, "B r r L"]]:
     """√ᾱ·z + √(1−ᾱ)·n, and the velocity √ᾱ·n − √(1−ᾱ)·z (Salimans & Ho 2022)."""
     kept, added = jnp.asarray(signal_and_noise())[:, batch.timesteps, None, None, None]
-    return (
-        kept * batch.latents + added * batch.noise,
-        kept * batch.noise - added * batch.latents,
-    )
+    latents, noise = batch.latents, batch.noise
+    return kept * latents + added * noise, kept * noise - added * latents
 
 
 def denoising_loss(

@@ -57,9 +57,8 @@ def train(
     Args:
         loss: of parameters and a batch, a scalar.
         batch: of a step's number; a pure function, so that a resumed run sees the same batches.
-        path: where parameters, the optimizer's state, the step and the log are kept, a safetensors
-            file. The log is also beside it, .jsonl, and has a line each time.
-        every: steps between checkpoints.
+        path: a safetensors file for all of the state, every so many steps; the log is also beside
+            it, .jsonl, and has a line each time.
         report: what the log says of the parameters beside the mean loss since the last line.
 
     Raises:

@@ -61,7 +61,7 @@ def report(
     groups = [slice(i, i + AMONG) for i in range(0, len(pictures), AMONG)]
     found = [recall(pictures[g] @ captions[g].T, given.captions[g]) for g in groups]
     to_text, to_picture = np.mean(found, axis=0)
-    stuff, things = np.split(np.arange(len(miniature.CLASSES)), [miniature.NUM_STUFF])
+    stuff, things = slice(miniature.NUM_STUFF), slice(miniature.NUM_STUFF, None)
     present, unseen, everywhere = given.present, given.unseen, np.ones_like(given.present)
     # Of seen things those scenes are left out that hold an unseen one, and the other way round.
     cases = {
