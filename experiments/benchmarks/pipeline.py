@@ -19,8 +19,7 @@ def run() -> Iterator[dict]:
     """Times each stage and their sum, seconds a batch, beside torch; on an accelerator in bfloat16
     and in batches.
 
-    Weights are random. Pictures are read and resized before. The solver's steps, and so its time,
-    depend on the maps, which are random too.
+    Weights, and so the maps that the solver's steps depend on, are random.
     """
     on_cpu, dtype = jax.default_backend() == "cpu", encoder_dtype()
     settings = model.Config(

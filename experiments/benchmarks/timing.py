@@ -115,11 +115,8 @@ def beside(ours: float, baseline: str, theirs: float) -> dict[str, Any]:
 
 
 def torch_jobs(name: str, *arguments: Any) -> dict[str, Callable[[], Any]]:
-    """Makes the jobs of `tests.oracles.baselines` by that name.
-
-    Without torch or another of their libraries, a device for it like jax's, or the memory, there
-    are none, and a line says so.
-    """
+    """Makes the jobs of `tests.oracles.baselines` by that name; none, and a line says so, without
+    their libraries, a device for torch like jax's, or the memory."""
     try:
         from tests.oracles import baselines
 

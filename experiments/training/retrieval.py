@@ -46,8 +46,7 @@ def report(
     given: Examples,
     tokenize: Callable[[Sequence[str]], np.ndarray],
 ) -> dict[str, float]:
-    """Measures R@1 both ways among `AMONG`, and the mean average precision of presence: of stuff,
-    of things, and of things by whether train shows such ones."""
+    """Measures `recall` among `AMONG`, and `mean_precision` of what is there, by kind."""
 
     def texts(given: Sequence[str]) -> np.ndarray:
         return _embed(lambda x: clip.encode_text(params, config, x), tokenize(given))
@@ -86,8 +85,7 @@ def recall(similar: Float[np.ndarray, "n n"], captions: Sequence[str]) -> tuple[
 def mean_precision(
     scores: Float[np.ndarray, "n C"], true: Bool[np.ndarray, "n C"], asked: Bool[np.ndarray, "n C"]
 ) -> float:
-    """Average precision of ranking the pictures asked of a class by its score, mean over the
-    classes that are true of some."""
+    """Means `precision` over the classes that are true of some pictures asked of them."""
     columns = zip(scores.T, true.T, asked.T, strict=True)
     return float(np.mean([precision(s[a], t[a]) for s, t, a in columns if t[a].any()] or [np.nan]))
 
