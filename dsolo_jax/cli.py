@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _segment(options)
     except Exception as error:
-        if (said := message(error, "another --preset or smaller pictures take less")) is None:
+        if (said := message(error)) is None:
             raise
         if options.verbose:
             traceback.print_exc()

@@ -35,8 +35,6 @@ _ALONE = {
     "a benchmark": ("data_dir", "vocabulary", "background_words", "reduce_zero_label"),
 }
 
-_LESS = "a smaller --batch_size, --attention_size or --grid takes less, so does --dtype=bfloat16"
-
 
 def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
     """Runs a command; an error of the user's making is one message, not a traceback.
@@ -53,7 +51,7 @@ def run(main: Callable[[], None], required: Sequence[str] = ()) -> None:
         try:
             main()
         except Exception as error:
-            if (said := message(error, _LESS)) is None:
+            if (said := message(error)) is None:
                 raise
             if FLAGS.verbosity > 0:
                 traceback.print_exc()

@@ -132,7 +132,8 @@ def test_full_memory_is_a_message_and_a_fault_of_ours_a_traceback(
     monkeypatch.setattr(dsolo, "segment", full)
     assert segment(*arguments) == 1
     error = capsys.readouterr().err
-    assert "memory is full (RESOURCE_EXHAUSTED: 5 GiB); another --preset" in error
+    assert "memory is full: RESOURCE_EXHAUSTED: 5 GiB; a smaller preset, picture" in error
+    assert error.count("takes less") == 1
     assert "Traceback" not in error
     monkeypatch.setattr(dsolo, "segment", lambda *_: int("a library's ValueError"))
     with pytest.raises(ValueError, match="a library's"):

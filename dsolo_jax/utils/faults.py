@@ -4,6 +4,8 @@ import traceback
 
 import jax
 
+from dsolo_jax.utils.memory import LESS
+
 # Whose ValueErrors are written for users; __main__ is a command.
 _OURS = ("dsolo_jax", "experiments", "__main__")
 
@@ -23,11 +25,11 @@ def is_message(error: BaseException) -> bool:
     return ours and line.startswith("raise ")
 
 
-def message(error: BaseException, less: str) -> str | None:
-    """What to tell a user of an error, None of a fault of ours; `less`: what takes less memory."""
+def message(error: BaseException) -> str | None:
+    """What to tell a user of an error, None of a fault of ours."""
     text = str(error)
     if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text:
-        return f"the device's memory is full ({text.splitlines()[0]}); {less}"
+        return f"the device's memory is full: {text.splitlines()[0]}{LESS}"
     if isinstance(error, MemoryError):
-        return f"the memory is full ({text}); {less}"
+        return f"the memory is full: {text.removesuffix(LESS)}{LESS}"
     return text if is_message(error) else None

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import jax
 
+LESS = (
+    "; a smaller preset, picture, batch_size, attention_size, grid or short_side, fewer classes "
+    "or a dtype of bfloat16 takes less"
+)
+
 _ROOT = Path("/")
 
 # Where a container's account is, of version 2 and 1: its limit, its use, and what of that are files
@@ -60,7 +65,4 @@ def explained() -> Iterator[None]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise MemoryError(
-            f"{str(error).splitlines()[0]}; give a smaller batch_size, attention_size, grid or "
-            "short_side, fewer classes, or dtype='bf16'"
-        ) from error
+        raise MemoryError(str(error).splitlines()[0] + LESS) from error

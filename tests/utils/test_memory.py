@@ -7,7 +7,7 @@ import types
 import jax
 import pytest
 
-from dsolo_jax.utils import memory
+from dsolo_jax.utils import faults, memory
 
 
 def _device(monkeypatch, stats):
@@ -77,9 +77,14 @@ def test_the_limit_of_a_container_holds(monkeypatch, tmp_path, group, files, pla
 
 
 def test_a_full_memory_says_what_to_lower():
-    with pytest.raises(MemoryError, match="Out of memory allocating 9 bytes.*smaller batch_size"):
+    with pytest.raises(
+        MemoryError, match="Out of memory allocating 9 bytes; .*batch_size.*takes less"
+    ):
         with memory.explained():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+    with pytest.raises(MemoryError) as caught, memory.explained():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 GiB")
+    assert faults.message(caught.value).count("takes less") == 1
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         with memory.explained():
             raise jax.errors.JaxRuntimeError("INTERNAL: something else")
