@@ -77,9 +77,7 @@ def test_the_limit_of_a_container_holds(monkeypatch, tmp_path, group, files, pla
 
 
 def test_a_full_memory_says_what_to_lower():
-    with pytest.raises(
-        MemoryError, match="allocating 9 bytes; .*batch_size.*takes less"
-    ):
+    with pytest.raises(MemoryError, match="allocating 9 bytes; .*batch_size.*takes less"):
         with memory.explained():
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
     with pytest.raises(MemoryError) as caught, memory.explained():
