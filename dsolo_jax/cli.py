@@ -47,12 +47,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="dsolo", description="Training-free open-vocabulary semantic segmentation."
+        prog="dsolo",
+        description="Training-free open-vocabulary semantic segmentation.",
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     segment = commands.add_parser(
         "segment",
         help="label every pixel of pictures with one of the classes",
+        allow_abbrev=False,
         description="Labels every pixel of pictures with one of the classes. A single picture with "
         "--output=OUT.png gives an overlay with a legend. Otherwise --output is a folder, which "
         "gets an overlay <name>.png and an index map masks/<name>.png of each picture, and "

@@ -1,12 +1,28 @@
 """Programs on one device or on several, each of which does what one would do alone."""
 
 import functools
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
+
+
+def check() -> None:
+    """Asks JAX for its devices, before anything is read for them.
+
+    Raises:
+        OSError: there is none of the kind that JAX_PLATFORMS names.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where JAX has no plugin for it
+        raise OSError(
+            f"JAX has no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} "
+            f"({error or 'no plugin'}); install JAX for it, or leave it unset to run on any"
+        ) from error
 
 
 def each(found: Array) -> Iterator[Array]:

@@ -46,7 +46,7 @@ def read_labels(path: str | os.PathLike) -> Int[np.ndarray, "H W"]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that is empty, damaged, no picture, or coloured.
+        ValueError: a file that is empty, damaged, no picture, coloured, or a JPEG.
     """
     return decode_labels(_read(path), str(path))
 
@@ -54,6 +54,11 @@ def read_labels(path: str | os.PathLike) -> Int[np.ndarray, "H W"]:
 def decode_labels(data: bytes, name: str) -> Int[np.ndarray, "H W"]:
     """Reads as `read_labels` an encoded label map in memory, which errors call `name`."""
     image = _open(data, name)
+    if image.format == "JPEG":
+        raise ValueError(
+            f"{name} is a JPEG, which changes the values of a label map; wanted a PNG, made anew "
+            "from the labels"
+        )
     if image.mode not in ("1", "L", "P", "I") and not image.mode.startswith("I;16"):
         raise ValueError(
             f"{name} is a label file of mode {image.mode} ({len(image.getbands())} channels), "

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 from dsolo_jax import attention as sources
 from dsolo_jax import clip as rooms
-from dsolo_jax import vocabulary
+from dsolo_jax import devices, vocabulary
 from dsolo_jax.checkpoints import Params, weights_dtype
 from dsolo_jax.readings import BUNDLES, Readings, resolve
 from dsolo_jax.utils import cache, fingerprint, memory
@@ -140,9 +140,10 @@ def load(
     Raises:
         ValueError: unknown preset, source, layer or dtype; a checkpoint that does not fit; a grid
             that does not fit into memory.
-        OSError: a checkpoint that cannot be had.
+        OSError: a checkpoint that cannot be had; no device of the kind asked for.
     """
     chosen = PRESETS[choose("preset", preset, PRESETS)]
+    devices.check()
     readings = chosen.readings if readings is None else resolve(readings)
     name = chosen.attention if attention is None else os.fspath(attention)
     if grid is not None and grid < 1:

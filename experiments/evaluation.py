@@ -87,6 +87,8 @@ class Run(contextlib.AbstractContextManager):
     def __init__(
         self, output_dir: Path, dataset: datasets.Dataset, config: dict, overwrite: bool = False
     ):
+        data = fingerprint.of_strings(dataset.files, *dataset.classes, *dataset.ids)
+        config = config | {"classes_and_files": data}
         self.output_dir, self._dataset, self._config = output_dir, dataset, config
         self._columns = per_image.columns(dataset.subsets)
         self._table = per_image.path(output_dir, jax.process_index())

@@ -240,6 +240,21 @@ def test_unknown_methods_are_refused_with_all_there_are(capsys):
     assert "velocty" in error and all(method in error for method in dsolo.METHODS)
 
 
+def test_flags_are_written_in_full(capsys):
+    with pytest.raises(SystemExit) as raised:
+        segment("x.png", "--output=y.png", "--over")
+    assert raised.value.code == 2 and "--over" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there_is_one_message(folder, tmp_path, monkeypatch, capsys):
+    def devices():  # as JAX, where it has no plugin for what JAX_PLATFORMS names
+        raise AssertionError
+
+    monkeypatch.setattr(jax, "devices", devices)
+    assert segment(folder / "a.png", f"--output={tmp_path / 'out.png'}") == 1
+    assert "error: JAX has no device of JAX_PLATFORMS=" in capsys.readouterr().err
+
+
 def test_help_has_every_option(capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["dsolo_jax", "segment", "--help"])
     with pytest.raises(SystemExit) as raised:  # as `python -m dsolo_jax segment --help`

@@ -232,6 +232,15 @@ def test_coloured_labels_are_refused(tmp_path):
         images.read_labels(tmp_path / "coloured.png")
 
 
+def test_labels_in_a_jpeg_are_refused_whatever_its_name(tmp_path):
+    """Compressed as a photograph, 0 and 7 become 0, 1, 5, 6 and 7."""
+    Image.fromarray(np.repeat([0, 7], 32).astype(np.uint8).reshape(8, 8)).save(
+        tmp_path / "a.png", format="JPEG"
+    )
+    with pytest.raises(ValueError, match=r"a\.png is a JPEG, which changes the values"):
+        images.read_labels(tmp_path / "a.png")
+
+
 @pytest.mark.parametrize("highest, mode", [(255, "L"), (256, "I;16"), (65535, "I;16")])
 def test_label_maps_come_back_from_png(tmp_path, highest, mode):
     labels = np.array([[0, 1], [2, highest]], np.int32)

@@ -105,6 +105,7 @@ class Dataset:
     classes: words of each, synonyms after ", ".
     coding: which of the official label maps they are.
     official: pictures in this split of the official set, if there is one.
+    files: short name of their sizes and times, where they lie in folders of the user's.
     subsets: stored label values whose pixels are scored apart too: `dataset[i]` then also holds
         "subsets", for each name which pixels they are, bool [H, W].
     """
@@ -120,6 +121,7 @@ class Dataset:
     ignore: int = IGNORE
     coding: str | None = None
     official: int | None = None
+    files: str = ""
     subsets: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:

@@ -11,8 +11,8 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
 
     Raises:
         FileNotFoundError, ValueError: no such file; no classes; an empty line between classes
-            (every class after it would be off by one); synonyms separated by ";"; names given
-            twice.
+            (every class after it would be off by one); synonyms separated by ";"; a line of
+            a list that holds more than names; names given twice.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -30,6 +30,11 @@ def read_classes(path: str | Path) -> tuple[str, ...]:
             )
         if ";" in line:
             raise ValueError(f"line {number} of {path} is {line!r}: separate synonyms by ', '")
+        if line.startswith(("#", "__")) or ":" in line:  # of labelme, of CVAT
+            raise ValueError(
+                f"line {number} of {path} is {line!r}, which names no class; wanted the names "
+                "alone, the first that of the stored value 0"
+            )
     try:
         parse(lines)
     except ValueError as error:

@@ -1,5 +1,6 @@
 """A dataset of one's own: a folder of pictures, a folder of index PNGs, a class file."""
 
+import unicodedata
 from collections.abc import Iterable, Set
 from pathlib import Path
 
@@ -7,10 +8,14 @@ from dsolo_jax.datasets.benchmark import IGNORE, Dataset, Pair
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.layouts import named
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
+from dsolo_jax.utils import fingerprint
 from dsolo_jax.utils.checks import check_ids
 from dsolo_jax.vocabulary import parse
 
-PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"}
+PICTURES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff"),
+    *(".webp", ".avif", ".jp2"),
+}
 
 
 def load_folder(
@@ -52,6 +57,7 @@ def load_folder(
             f"missing {named(missing)}"
         )
     pairs = [Pair(stem, picture, maps[stem]) for stem, picture in pictures.items()]
+    states = [path.stat() for pair in pairs for path in (pair.image, pair.labels)]
     ignored = IGNORE if len(words) <= IGNORE else 65535
     table = {label - label_offset: label for label in range(len(words)) if label >= label_offset}
     table |= {stored: ignored for stored in (*range(-label_offset), ignore) if stored >= 0}
@@ -66,6 +72,7 @@ def load_folder(
         hint=f"{classes} has {len(words)} classes, ignore is {ignore}, label_offset {label_offset}",
         protocol=protocol,
         ignore=ignored,
+        files=fingerprint.of_strings(*(f"{s.st_size} {s.st_mtime_ns}" for s in states)),
     )
 
 
@@ -87,7 +94,8 @@ def by_stem(files: Iterable[Path]) -> dict[str, Path]:
     in a table."""
     found: dict[str, Path] = {}
     for path in sorted(files, key=lambda path: path.stem):
-        if (other := found.setdefault(path.stem, path)) != path:
+        stem = unicodedata.normalize("NFC", path.stem)  # macOS takes accents apart
+        if (other := found.setdefault(stem, path)) != path:
             raise ValueError(
                 f"{other} and {path} have one name but for the suffix, and would be taken for one "
                 "another; keep them in two folders"

@@ -4,7 +4,9 @@ A cache may cost time, never a run or a result: what cannot be read is made agai
 written is one warning.
 """
 
+import contextlib
 import os
+import platform
 import shutil
 import warnings
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from dsolo_jax.utils import fingerprint
 from dsolo_jax.utils.files import atomic
 
 # Bytes that must be free for JAX to keep programs: it warns of each that it cannot.
@@ -56,7 +59,7 @@ def keep_compilations() -> None:
     if config.jax_compilation_cache_dir is not None or not config.jax_enable_compilation_cache:
         return
     try:
-        folder = _private("xla")
+        folder = _private(f"xla-{_processor()}")
         if shutil.disk_usage(folder).free < _ROOM:
             raise OSError(f"less than {_ROOM >> 20} MiB are free at {folder}")
         for entry in folder.glob("*-cache"):  # JAX would keep, for good, what a full disk left
@@ -66,6 +69,15 @@ def keep_compilations() -> None:
         config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     except (OSError, RuntimeError) as error:
         _warn(str(error))
+
+
+def _processor() -> str:
+    """A short name of what the processor can: JAX's keys lack it, and XLA compiles for it."""
+    found = [platform.machine()]
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        found += sorted({x for x in lines if x.startswith(("model name", "flags", "Features"))})
+    return fingerprint.of_strings(*found)[:12]
 
 
 def _private(name: str) -> Path:

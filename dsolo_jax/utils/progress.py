@@ -1,5 +1,6 @@
 """Progress of long work: a bar on a terminal, plain lines elsewhere."""
 
+import io
 import logging
 import sys
 import time
@@ -15,8 +16,13 @@ _LOGGER = logging.getLogger("dsolo_jax")
 
 
 def show() -> None:
-    """Lets `progress` be seen, as the commands do: the library alone says nothing."""
+    """Lets `progress` be seen, as the commands do: the library alone says nothing.
+
+    Letters that the output has not, as in a container without a locale, are printed as numbers.
+    """
     _LOGGER.setLevel(logging.INFO)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def progress(items: Iterable[T], total: int, what: str, *, unit: str = "images") -> Iterator[T]:

@@ -131,6 +131,28 @@ def test_names_of_other_languages_are_kept(folder):
     assert datasets.load_folder(*folder({name: [[0]] for name in names})).ids == names
 
 
+def test_an_accent_may_be_a_letter_of_its_own_in_one_of_both_names(folder):
+    """As a Mac writes it, or what was packed on one."""
+    places = folder({"caf\u00e9": [[1]]})
+    (places[1] / "caf\u00e9.png").rename(places[1] / "cafe\u0301.png")
+    dataset = datasets.load_folder(*places)
+    assert dataset.ids == ("caf\u00e9",) and dataset[0]["labels"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "avif", "jp2", "JPG"])
+def test_pictures_of_rarer_suffixes_are_not_passed_over(folder, suffix):
+    dataset = datasets.load_folder(*folder({"a": [[0] * 16] * 16}, suffix=suffix))
+    assert dataset[0]["image"].shape == (16, 16, 3)
+
+
+def test_a_broken_link_shows_when_the_folder_is_listed(folder):
+    places = folder({"a": [[0]]})
+    (places[0] / "b.jpg").symlink_to("nowhere.jpg")
+    (places[1] / "b.png").symlink_to("a.png")
+    with pytest.raises(FileNotFoundError, match=r"b\.jpg"):
+        datasets.load_folder(*places)
+
+
 def test_pictures_without_labels_are_listed_and_counted(folder):
     places = folder({f"p{i}": [[0]] for i in range(9)})
     for i in range(1, 8):
@@ -161,6 +183,9 @@ def test_two_pictures_of_one_stem_are_refused(folder):
         ("\n \n", "is empty"),
         ("cat\n\ndog\n", "line 2 of .* is empty"),
         ("cat; kitten\n", "separate synonyms by ', '"),
+        ("__ignore__\n_background_\ncat\n", "line 1 of .*'__ignore__', which names no class"),
+        ("# label:color_rgb:parts:actions\nsky:0,0,0::\n", "line 1 of .* names no class"),
+        ("sky:0,0,0::\ncat:128,0,0::\n", "line 1 of .*'sky:0,0,0::', .*wanted the names alone"),
     ],
 )
 def test_bad_class_files(folder, text, message):

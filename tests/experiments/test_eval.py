@@ -285,6 +285,24 @@ def test_a_folder_with_another_run_is_refused_until_overwritten(copy, model, dat
     assert results["method"] == "logits" and results["num_images"] == SCENES
 
 
+@pytest.mark.parametrize("changed", ["classes.txt", "labels/two.png"])
+def test_other_classes_or_labels_under_the_same_names_are_another_run(changed, dataset, tmp_path):
+    """Old figures would go under new names, or new label maps be counted with old ones."""
+    write_folder(tmp_path, dataset, ["one", "two"])
+    places = (tmp_path / "images", tmp_path / "labels", tmp_path / "classes.txt")
+    with Run(tmp_path / "run", datasets.load_folder(*places), CONFIG):
+        pass
+    with Run(tmp_path / "run", datasets.load_folder(*places), CONFIG):
+        pass
+    path = tmp_path / changed
+    if path.suffix == ".txt":
+        path.write_text("\n".join(reversed(path.read_text().splitlines())))
+    else:
+        images.write_png(path, images.read_labels(path)[::-1])
+    with pytest.raises(ValueError, match=r"other settings \(classes_and_files '\w+' there"):
+        Run(tmp_path / "run", datasets.load_folder(*places), CONFIG)
+
+
 def test_of_nested_settings_those_are_named_that_differ(dataset, tmp_path):
     protocol = {"short_side": 336, "vocabulary": "plain"}
     with Run(tmp_path, dataset, CONFIG | {"protocol": protocol}):

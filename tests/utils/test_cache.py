@@ -84,11 +84,21 @@ def compilation_cache():
 
 def test_compilations_are_kept_unless_the_user_chose_a_place(folder, tmp_path, compilation_cache):
     cache.keep_compilations()
-    assert jax.config.jax_compilation_cache_dir == str(folder / "xla")
-    assert stat.S_IMODE((folder / "xla").stat().st_mode) & 0o077 == 0
+    [kept] = folder.iterdir()
+    assert jax.config.jax_compilation_cache_dir == str(kept) and kept.name.startswith("xla-")
+    assert stat.S_IMODE(kept.stat().st_mode) & 0o077 == 0
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
     cache.keep_compilations()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "mine")
+
+
+def test_processors_share_no_compilations(folder, monkeypatch, compilation_cache):
+    """A home that several machines share: XLA compiles for one's instructions, keys lack them."""
+    found = set()
+    for flags in ("sse avx2", "sse avx2 avx512f"):
+        monkeypatch.setattr(cache.Path, "read_text", lambda _, flags=flags: f"flags : {flags}\n")
+        found.add(cache._processor())
+    assert len(found) == 2
 
 
 def test_compilations_are_not_kept_for_who_said_no(folder, compilation_cache):
@@ -104,8 +114,9 @@ def test_a_full_disk_is_one_warning_and_what_it_left_is_cleared(
     folder, monkeypatch, compilation_cache
 ):
     """JAX leaves empty entries on a full disk, and would neither use nor replace them."""
-    (folder / "xla").mkdir(parents=True)
-    cut, whole = (folder / "xla" / f"jit_{name}-cache" for name in ("cut", "whole"))
+    place = folder / f"xla-{cache._processor()}"
+    place.mkdir(parents=True)
+    cut, whole = (place / f"jit_{name}-cache" for name in ("cut", "whole"))
     cut.touch()
     whole.write_bytes(b"program")
     usage = shutil.disk_usage(folder)
@@ -121,7 +132,7 @@ def test_a_full_disk_is_one_warning_and_what_it_left_is_cleared(
     assert not any((folder / "text").iterdir())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1 << 40))
     cache.keep_compilations()
-    assert jax.config.jax_compilation_cache_dir == str(folder / "xla")
+    assert jax.config.jax_compilation_cache_dir == str(place)
     assert whole.exists() and not cut.exists()
 
 

@@ -26,6 +26,13 @@ def test_the_library_alone_is_silent(level, monkeypatch):
     assert not sys.stderr.getvalue()
 
 
+def test_letters_that_the_output_has_not_are_printed_as_numbers(monkeypatch):
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
+    show()
+    print("caf\u00e9", flush=True)
+    assert sys.stdout.buffer.getvalue() == b"caf\\xe9\n"
+
+
 def test_progress_is_plain_lines_off_a_terminal(monkeypatch):
     monkeypatch.setattr("sys.stderr", io.StringIO())
     assert list(progress(iter("abc"), 3, "letters", unit="letters")) == ["a", "b", "c"]
