@@ -21,7 +21,7 @@ def check() -> None:
     except (RuntimeError, AssertionError) as error:  # the latter where JAX has no plugin for it
         raise OSError(
             f"JAX has no device of JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')} "
-            f"({error or 'no plugin'}); install JAX for it, or leave it unset to run on any"
+            f"({str(error) or 'no plugin'}); install JAX for it, or leave it unset to run on any"
         ) from error
 
 
