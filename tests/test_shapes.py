@@ -36,11 +36,9 @@ for attention in ("clip", "appearance", *folders):
     text = pipeline.embed(model, words)
     forward = partial(pipeline.forward, config=model.config, num_classes=3)
     jax.eval_shape(forward, model.params, pictures=batch, text=text, query_class=of)
-    for start in dsolo.clip.STARTS:
-        jax.eval_shape(
-            partial(pipeline.class_maps, config=model.config, start=start),
-            model.params, pictures=batch, text=text,
-        )
+for start in dsolo.clip.STARTS:
+    maps = partial(pipeline.class_maps, config=model.config, start=start)
+    jax.eval_shape(maps, model.params, pictures=batch, text=text)
 for method in dsolo.METHODS:
     for readings in ("robust", "paper", "robust,suppress=range,normalise=logits"):
         jax.eval_shape(
