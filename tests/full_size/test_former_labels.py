@@ -89,6 +89,7 @@ def test_what_each_change_moves(labels, world):
             continue
         former = labels[name, "0.1.0"]
         moved = np.mean([np.mean(a != b) for a, b in zip(found, former, strict=True)])
+        assert (moved == 0) if change == "0.1.0" else (0 < moved < 0.1)
         matrix = sum(
             metrics.confusion_matrix(one, example["labels"], len(classes))
             for one, example in zip(found, examples, strict=True)

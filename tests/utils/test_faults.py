@@ -14,7 +14,7 @@ def _unusable_classes():
 
 
 def _no_such_file():
-    open("/nowhere/at/all")
+    open("nowhere/at/all")
 
 
 def _out_of_a_library():
