@@ -1,6 +1,5 @@
 """Pictures and label maps: read, resize, normalise, write."""
 
-import contextlib
 import io
 import os
 from collections.abc import Sequence
@@ -36,7 +35,14 @@ def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> UInt8[np.
 
 def decode_image(data: bytes, name: str) -> UInt8[np.ndarray, "H W 3"]:
     """Reads as `read_image` an encoded picture in memory, which errors call `name`."""
-    return _rgb(_open(data, name), name)
+    pixels, _ = decode_upright(data, name)
+    return pixels
+
+
+def decode_upright(data: bytes, name: str) -> tuple[UInt8[np.ndarray, "H W 3"], bool]:
+    """Decodes as `decode_image`, and says whether the EXIF rotation turned the picture."""
+    image = _open(data, name)
+    return _rgb(image, name), _rotation(image) is not None
 
 
 def read_labels(path: str | os.PathLike) -> Int[np.ndarray, "H W"]:
@@ -68,13 +74,6 @@ def decode_labels(data: bytes, name: str) -> Int[np.ndarray, "H W"]:
     # Grey of 2 and 4 bits PIL scales to 8. A PNG's depth is at a fixed place.
     depth = data[24] if image.format == "PNG" and image.mode == "L" else 8
     return labels // (255 // (2**depth - 1)) if depth in (2, 4) else labels
-
-
-def is_turned(data: bytes) -> bool:
-    """Says whether an encoded picture's EXIF rotation changes how it is read."""
-    with contextlib.suppress(Exception):  # whoever decodes it says what is wrong
-        return _rotation(Image.open(io.BytesIO(data), formats=_formats())) is not None
-    return False
 
 
 def resized_size(

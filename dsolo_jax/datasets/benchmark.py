@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from dsolo_jax.datasets.protocols import PROTOCOLS, Protocol
-from dsolo_jax.images import decode_image, decode_labels, is_turned
+from dsolo_jax.images import decode_labels, decode_upright
 
 IGNORE = 255
 
@@ -142,17 +142,16 @@ def decode(
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"], Int[np.ndarray, "H W"]]:
     """Decodes an example: its picture, its label map as stored and by `table`; ValueError for a
     part that does not decode, sizes that differ, a value that is not in the table."""
-    image = decode_image(encoded.image, encoded.image_name)
+    image, is_turned = decode_upright(encoded.image, encoded.image_name)
     stored = decode_labels(encoded.labels, encoded.labels_name)
-    turned = f"{encoded.image_name} is turned upright by its EXIF rotation, and its labels must be "
-    turned = f"{turned}so too" if is_turned(encoded.image) else ""
+    turned = f"{encoded.image_name} is turned upright by its EXIF rotation, and its labels must be so too"
     if stored.shape != image.shape[:2]:
         (h, w), (H, W) = stored.shape, image.shape[:2]
         raise ValueError(
             f"{encoded.labels_name} is {h} x {w} (height x width), wanted the size of its picture "
-            f"{encoded.image_name}, {H} x {W}{turned and f'; {turned}'}"
+            f"{encoded.image_name}, {H} x {W}{f'; {turned}' if is_turned else ''}"
         )
-    if turned:
+    if is_turned:
         warnings.warn(turned, stacklevel=2)
     unknown = -1
     lookup = np.full(max(table) + 2, unknown, np.int32)
