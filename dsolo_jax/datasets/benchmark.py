@@ -142,14 +142,15 @@ def decode(
 ) -> tuple[UInt8[np.ndarray, "H W 3"], Int[np.ndarray, "H W"], Int[np.ndarray, "H W"]]:
     """Decodes an example: its picture, its label map as stored and by `table`; ValueError for a
     part that does not decode, sizes that differ, a value that is not in the table."""
-    image, is_turned = decode_upright(encoded.image, encoded.image_name)
+    picture = encoded.image_name
+    image, is_turned = decode_upright(encoded.image, picture)
     stored = decode_labels(encoded.labels, encoded.labels_name)
-    turned = f"{encoded.image_name} is turned upright by its EXIF rotation, and its labels must be so too"
+    turned = f"{picture} is turned upright by its EXIF rotation, and its labels must be so too"
     if stored.shape != image.shape[:2]:
         (h, w), (H, W) = stored.shape, image.shape[:2]
         raise ValueError(
             f"{encoded.labels_name} is {h} x {w} (height x width), wanted the size of its picture "
-            f"{encoded.image_name}, {H} x {W}{f'; {turned}' if is_turned else ''}"
+            f"{picture}, {H} x {W}{f'; {turned}' if is_turned else ''}"
         )
     if is_turned:
         warnings.warn(turned, stacklevel=2)
