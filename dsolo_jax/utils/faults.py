@@ -2,9 +2,7 @@
 
 import traceback
 
-import jax
-
-from dsolo_jax.utils.memory import LESS
+from dsolo_jax.utils import memory
 
 # Whose ValueErrors are written for users; __main__ is a command.
 _OURS = ("dsolo_jax", "experiments", "__main__")
@@ -27,9 +25,4 @@ def is_message(error: BaseException) -> bool:
 
 def message(error: BaseException) -> str | None:
     """What to tell a user of an error, None of a fault of ours."""
-    text = str(error)
-    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text:
-        return f"the device's memory is full: {text.splitlines()[0]}{LESS}"
-    if isinstance(error, MemoryError):
-        return f"the memory is full: {text.removesuffix(LESS)}{LESS}"
-    return text if is_message(error) else None
+    return memory.message(error) or (str(error) if is_message(error) else None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 
-LESS = (
+_LESS = (
     "; a smaller preset, picture, batch_size, attention_size, grid or short_side, fewer classes "
     "or a dtype of bfloat16 takes less"
 )
@@ -57,12 +57,22 @@ def _table(path: Path) -> dict[str, int]:
     return {words[0]: int(words[1]) for words in map(str.split, path.read_text().splitlines())}
 
 
+def message(error: BaseException) -> str | None:
+    """What to say of a full memory, with what takes less; None of any other error."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        return text if text.endswith(_LESS) else f"the memory is full: {text}{_LESS}"
+    if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in text:
+        return f"the device's memory is full: {text.splitlines()[0]}{_LESS}"
+    return None
+
+
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
     """Turns JAX's error of a full memory into a MemoryError that says what takes less."""
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if (said := message(error)) is None:
             raise
-        raise MemoryError(str(error).splitlines()[0] + LESS) from error
+        raise MemoryError(said) from error
