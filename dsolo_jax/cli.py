@@ -5,8 +5,6 @@ dsolo segment DIR more.jpg --classes=... --output=OUTDIR
 """
 
 import argparse
-import csv
-import io
 import itertools
 import sys
 import traceback
@@ -22,7 +20,7 @@ from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.folder import PICTURES, by_stem, files_in
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 from dsolo_jax.utils.faults import is_message, message
-from dsolo_jax.utils.files import write_text
+from dsolo_jax.utils.files import write_csv
 from dsolo_jax.utils.progress import progress, show
 from dsolo_jax.vocabulary import Vocabulary
 
@@ -155,11 +153,9 @@ def _shares(labels: np.ndarray, words: Vocabulary) -> np.ndarray:
 
 def _write_shares(path: Path, targets: Mapping[Path, Path], words: Vocabulary) -> None:
     """One row a picture: the share of each class, of this run and of earlier ones."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["picture", *words.classes])
+    lines = [["picture", *words.classes]]
     for picture, target in targets.items():
         if target.exists():
             shares = _shares(images.read_labels(_mask(target)), words)
-            writer.writerow([picture.name, *(f"{share:.6f}" for share in shares)])
-    write_text(path, text.getvalue())
+            lines.append([picture.name, *(f"{share:.6f}" for share in shares)])
+    write_csv(path, lines)

@@ -16,9 +16,8 @@ from pathlib import Path
 from absl import flags
 
 from dsolo_jax.readings import BUNDLES, resolve
-from dsolo_jax.utils.files import write_json, write_text
+from dsolo_jax.utils.files import write_csv, write_json, write_text
 from experiments import ablation, bootstrap, charts, common, search
-from experiments.tables import write_csv
 
 common.define_dataset("miniature")
 common.define_model()

@@ -6,7 +6,6 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 from absl import app, flags, logging
 
 import dsolo_jax as dsolo
@@ -263,7 +262,7 @@ def load_model(protocol: Protocol, **changes: Any) -> dsolo.Model:
     arguments = {
         "clip": FLAGS.clip,
         "attention": FLAGS.attention,
-        "dtype": jnp.dtype(FLAGS.dtype),
+        "dtype": FLAGS.dtype,
         "readings": readings(),
         "attention_layers": FLAGS.layers,
         "attention_weights": weights,

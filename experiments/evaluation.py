@@ -30,11 +30,10 @@ from dsolo_jax.datasets.layouts import named
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import described
 from dsolo_jax.utils import fingerprint
-from dsolo_jax.utils.files import remove_leftovers, write_json, writing
+from dsolo_jax.utils.files import csv_line, remove_leftovers, write_csv, write_json, writing
 from dsolo_jax.utils.progress import progress
 from experiments import per_image
 from experiments.bootstrap import Tally
-from experiments.tables import csv_line, write_csv
 
 
 def predictions(

@@ -16,8 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from dsolo_jax import metrics
-from dsolo_jax.utils.files import atomic
-from experiments.tables import csv_line
+from dsolo_jax.utils.files import atomic, csv_line
 
 Row = tuple[str, ...]
 

@@ -17,13 +17,12 @@ from absl import flags
 
 from dsolo_jax import draw, images, metrics
 from dsolo_jax.utils.checks import choose
-from dsolo_jax.utils.files import write_text
+from dsolo_jax.utils.files import write_csv, write_text
 from dsolo_jax.utils.progress import progress
 from experiments import charts, common
 from experiments.reports import runs, table
 from experiments.reports.published import BENCHMARKS
 from experiments.reports.runs import Run
-from experiments.tables import write_csv
 
 _RESULTS = flags.DEFINE_string("results", None, "Folder with results in it, at any depth.")
 _OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "Default: report in the folder of results.")

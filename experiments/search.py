@@ -1,7 +1,6 @@
 """Readings of the method chosen by rule: what is searched, how it is chosen and reported."""
 
 import dataclasses
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets, pipeline, vocabulary
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, Readings, described
-from dsolo_jax.utils import checks
+from dsolo_jax.utils import checks, fingerprint
 from experiments import bootstrap
 from experiments.bootstrap import Interval, Tally
 from experiments.tables import aligned
@@ -194,7 +193,7 @@ def _markdown(upright, rows, searches) -> str:
 
 
 def _digest(setting: Any) -> str:
-    return hashlib.sha256(repr(setting).encode()).hexdigest()[:16]
+    return fingerprint.of_strings(repr(setting))[:16]
 
 
 # ------------------------------------------------------------------------------- which way up

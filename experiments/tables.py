@@ -1,12 +1,7 @@
-"""Tables as text: markdown that reads well as it is, and CSV."""
+"""Tables as markdown that reads well as it is."""
 
-import csv
-import io
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
 from typing import Any
-
-from dsolo_jax.utils.files import write_text
 
 
 def aligned(
@@ -23,15 +18,3 @@ def aligned(
         return f"| {' | '.join(f'{text:{side}{width}}' for text, side, width in parts)} |\n"
 
     return "".join(map(line, [cells[0], rule, *cells[1:]]))
-
-
-def csv_line(cells: Iterable[Any]) -> str:
-    """Gives cells as a line of CSV."""
-    file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerow(cells)
-    return file.getvalue()
-
-
-def write_csv(path: Path, lines: Iterable[Iterable[Any]]) -> None:
-    """Writes lines of cells as CSV, whole or not at all."""
-    write_text(path, "".join(map(csv_line, lines)))

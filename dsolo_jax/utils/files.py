@@ -2,12 +2,14 @@
 
 import codecs
 import contextlib
+import csv
 import errno
+import io
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,18 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes `text` as UTF-8, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def csv_line(cells: Iterable[Any]) -> str:
+    """Gives cells as a line of CSV."""
+    file = io.StringIO()
+    csv.writer(file, lineterminator="\n").writerow(cells)
+    return file.getvalue()
+
+
+def write_csv(path: str | os.PathLike, lines: Iterable[Iterable[Any]]) -> None:
+    """Writes lines of cells as CSV, atomically."""
+    write_text(path, "".join(map(csv_line, lines)))
 
 
 def read_text(path: str | os.PathLike) -> str:

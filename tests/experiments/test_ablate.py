@@ -19,10 +19,10 @@ from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, described, resolve
 from dsolo_jax.solver.discrepancy import METHODS
+from dsolo_jax.utils.files import csv_line
 from experiments import ablation, bootstrap
 from experiments.ablation import CONTROLS, LADDER, PAPER, Row
 from experiments.evaluation import evaluate, made_with
-from experiments.tables import csv_line
 
 LIMIT = 2
 WANTED = {

@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
+from dsolo_jax.utils.files import csv_line, write_csv
 from experiments import per_image
-from experiments.tables import csv_line, write_csv
 
 HEADER = per_image.columns(["seen"])
 IDS = ("one", "two", "three")

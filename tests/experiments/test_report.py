@@ -12,11 +12,11 @@ from running import call, driver
 
 from dsolo_jax import draw, images
 from dsolo_jax.datasets import PROTOCOLS
+from dsolo_jax.utils.files import csv_line, write_csv
 from experiments import ablation, charts, per_image
 from experiments.bootstrap import Interval
 from experiments.reports import runs, table
 from experiments.reports.published import BENCHMARKS, PICTURES, PUBLISHED
-from experiments.tables import csv_line, write_csv
 
 report = driver("report")
 
