@@ -64,6 +64,7 @@ for form in upsample.FORMS:
     jax.eval_shape(joint, jnp.zeros((2, 3, 4)), jnp.zeros((6, 8, 3)))
 
 images.read_labels(labels)
+images.read_image(labels)
 
 try:
     upsample.joint_bilateral(jnp.zeros((2, 3, 4)), jnp.zeros((6, 8, 4)))
