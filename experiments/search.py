@@ -38,7 +38,9 @@ OPTIONS = {
     "path": _SHARED
     | {"path_cost": ("minus_log", "one_minus_max"), "epsilon": (0.1, 1.0, 2.0, 4.0)},
 }
-_OF_FAMILY = {"robust": {"start": clip.STARTS}, "paper": {}}
+# CLIP's own: what is mixed by a graph depends on another network.
+_STARTS = tuple(start for start in clip.STARTS if not clip.needs_graph(start))
+_OF_FAMILY = {"robust": {"start": _STARTS}, "paper": {}}
 _CONTROLS = ("class_token", "logits_presence", "propagate")
 
 Measure = Callable[[Mapping[str, Readings]], Mapping[str, Tally]]
@@ -202,12 +204,14 @@ def _digest(setting: Any) -> str:
 def uprightness(model: dsolo.Model, dataset: datasets.Dataset, count: int) -> dict[str, float]:
     """Measures which way up each start's maps are: above 0.5 upright, below it inverted.
 
+    Not of a start that a graph mixes: its maps are another network's too.
+
     The area under the ROC curve of a class's cosines, over the patches of a picture, for finding
     the patches whose centre has that class; mean over the classes that are there, then pictures.
     """
     words = vocabulary.parse(dataset.classes)
     config, text = model.config, pipeline.embed(model, words)
-    found: dict[str, list[float]] = {start: [] for start in clip.STARTS}
+    found: dict[str, list[float]] = {start: [] for start in _STARTS}
     for index in range(count):
         example = dataset[index]
         arrays = pipeline.batch([pipeline.prepare(config, example["image"])])

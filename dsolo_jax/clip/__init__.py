@@ -1,7 +1,7 @@
 """CLIP: pictures and words into one space."""
 
 from dsolo_jax.clip.config import VIT_B16, VIT_L14, ClipConfig, TextConfig, VisionConfig
-from dsolo_jax.clip.starts import STARTS
+from dsolo_jax.clip.starts import STARTS, needs_graph
 from dsolo_jax.clip.tokenizer import load_tokenizer
 from dsolo_jax.clip.towers import (
     ImageEncoding,
@@ -28,6 +28,7 @@ __all__ = [
     "init",
     "load",
     "load_tokenizer",
+    "needs_graph",
     "patchify",
     "save",
 ]

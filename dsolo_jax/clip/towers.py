@@ -1,9 +1,11 @@
 """CLIP's two towers (Radford et al. 2021); what the last block does is in `starts`.
 
-Letters: B batch, N patches (with padding), S = 1 + N tokens, W width of the tower, D of the shared
-space, P patch size, L text length, Q queries. All has derivatives in `params` and pictures.
+Letters: B batch, n patches (with padding), S = 1 + n tokens, N = r · r nodes of a graph, W width of
+the tower, D of the shared space, P patch size, L text length, Q queries. All has derivatives in
+`params` and pictures.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,17 +19,17 @@ from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import starts
 from dsolo_jax.clip.config import ClipConfig, TextConfig, VisionConfig
 from dsolo_jax.transformer import Block, Weights, apply, attend, cubic_weights, hidden, layer_norm
-from dsolo_jax.utils.checks import choose
 
 
 class ImageEncoding(NamedTuple):
     """What the image tower gives; h, w is the picture's patch grid.
 
-    patches: [B, h, w, D] (of `encode_patches` [B, N, D]), projected, not normalised.
+    patches: [B, h, w, D] (of `encode_patches` [B, n, D]), projected, not normalised; with a start
+        that needs a graph [B, r, r, D] ([B, N, D]).
     pooled: [B, D], projected class token of the unmodified tower, not normalised.
     """
 
-    patches: Float[Array, "B h w D"] | Float[Array, "B N D"]
+    patches: Float[Array, "B h w D"] | Float[Array, "B n D"]
     pooled: Float[Array, "B D"]
 
 
@@ -47,8 +49,8 @@ class _VisionTower(nn.Module):
         self.projection = nn.Dense(self.projection_dim, use_bias=False)
 
     def _embed(
-        self, patches: Float[Array, "B N K"], grid: Int[Array, "B 2"]
-    ) -> tuple[Float[Array, "B S W"], Int[Array, "B N 2"]]:
+        self, patches: Float[Array, "B n K"], grid: Int[Array, "B 2"]
+    ) -> tuple[Float[Array, "B S W"], Int[Array, "B n 2"]]:
         """The first block's input, and the row and column of each patch."""
         b, n, _ = patches.shape
         place = jnp.stack(jnp.divmod(jnp.arange(n), grid[:, 1:]), axis=-1)
@@ -66,7 +68,11 @@ class _VisionTower(nn.Module):
         return self.norm_pre(x).astype(x.dtype), place
 
     def __call__(
-        self, patches: Float[Array, "B N K"], grid: Int[Array, "B 2"], start: str
+        self,
+        patches: Float[Array, "B n K"],
+        grid: Int[Array, "B 2"],
+        graph: Float[Array, "B N N"] | None,
+        start: str,
     ) -> ImageEncoding:
         x, place = self._embed(patches, grid)
         real = jnp.arange(patches.shape[1]) < jnp.prod(grid, axis=1, keepdims=True)
@@ -79,14 +85,16 @@ class _VisionTower(nn.Module):
         # The class token as CLIP has it, the patches by the chosen start.
         q, k, v = last.heads(x)
         pooled = last.finish(x[:, :1], attend(q[:, :, :1], k, v, keys))
-        x = starts.patches(start, last, x, (q, k, v), keys, place)
-        x = jnp.concatenate([pooled, x[:, 1:]], axis=1)
+        x = starts.patches(start, last, x, (q, k, v), keys, place, grid, graph)
+        x = jnp.concatenate([pooled, x], axis=1)
         x = self.projection(self.norm_post(x).astype(x.dtype))
+        if starts.needs_graph(start):
+            return ImageEncoding(x[:, 1:], x[:, 0])
         return ImageEncoding(jnp.where(real[..., None], x[:, 1:], 0), x[:, 0])
 
     def maps(
-        self, patches: Float[Array, "B N K"], grid: Int[Array, "B 2"], weights: Weights
-    ) -> Float[Array, "B N N"]:
+        self, patches: Float[Array, "B n K"], grid: Int[Array, "B 2"], weights: Weights
+    ) -> Float[Array, "B n n"]:
         x, _ = self._embed(patches, grid)
         total, _ = transformer.patch_maps(self.blocks, x, dict(weights), skip=1)
         return total / total.sum(axis=-1, keepdims=True)
@@ -138,9 +146,10 @@ def _vision(config: ClipConfig) -> _VisionTower:
 def parameter_shapes(config: ClipConfig) -> dict[str, Any]:
     """Gives the tree of parameters, as `jax.ShapeDtypeStruct`s."""
     patches = jnp.zeros((1, 1, config.vision.patch_size**2 * 3))
-    grid, text = jnp.ones((1, 2), jnp.int32), _TextTower(config.text, config.projection_dim)
+    given = patches, jnp.ones((1, 2), jnp.int32), None
+    vision, text = _vision(config), _TextTower(config.text, config.projection_dim)
     return {
-        "vision": transformer.parameter_shapes(_vision(config), patches, grid, start="vanilla"),
+        "vision": transformer.parameter_shapes(vision, *given, start="vanilla"),
         "text": transformer.parameter_shapes(text, _ONE_TOKEN),
         "logit_scale": jax.ShapeDtypeStruct((), jnp.float32),
     }
@@ -154,15 +163,16 @@ def text_parameter_shapes(config: TextConfig) -> dict[str, Any]:
 def encode_patches(
     params: Params,
     config: ClipConfig,
-    patches: Float[Array | np.ndarray, "B N K"],
+    patches: Float[Array | np.ndarray, "B n K"],
     grid: Int[Array | np.ndarray, "B 2"],
     *,
     start: str = "vanilla",
+    graph: Float[Array | np.ndarray, "B N N"] | None = None,
 ) -> ImageEncoding:
     """Encodes pictures of different sizes as sequences of patches padded to one length.
 
     Nothing depends on the padding, so a picture is encoded alike alone, in a batch or padded. One
-    compilation serves all grids of at most N patches.
+    compilation serves all grids of at most n patches.
 
     Args:
         params, config: as `load` gives them.
@@ -171,55 +181,87 @@ def encode_patches(
             interpolation, as transformers does with interpolate_pos_encoding=True.
         start: what the last block does, one of `STARTS`; their formulas and sources are in
             `clip.starts`.
+        graph: A of each picture on a grid of r x r nodes, N = r · r, rows sum to one, see
+            `attention.graph`; only looked at by a start that needs it, see `needs_graph`.
 
     Returns:
-        patches [B, N, D], zero at padding, and pooled [B, D], CLIP's own image embedding whatever
-        the start. Neither is normalised to unit length.
+        patches [B, n, D], zero at padding, or [B, N, D], on the graph's grid, by a start that needs
+        a graph; and pooled [B, D], CLIP's own image embedding whatever the start. Neither is
+        normalised to unit length.
 
     Raises:
-        ValueError: unknown start, patches or grid of another shape.
+        ValueError: unknown start; a start without the graph it needs; patches, grid or graph of
+            another shape.
     """
-    choose("start", start, starts.STARTS)
+    graph = _checked(graph, start, len(patches))
     size = config.vision.patch_size**2 * 3
     if patches.ndim != 3 or patches.shape[-1] != size or grid.shape != (len(patches), 2):
         raise ValueError(
-            f"patches {patches.shape} with grid {grid.shape}: wanted [B, N, {size}] with [B, 2]; "
+            f"patches {patches.shape} with grid {grid.shape}: wanted [B, n, {size}] with [B, 2]; "
             "`patchify` cuts pictures so"
         )
-    return apply(_vision(config), params["vision"], patches, grid, static=(start,))
+    return apply(_vision(config), params["vision"], patches, grid, graph, static=(start,))
+
+
+def _checked(
+    graph: Float[Array | np.ndarray, "B N N"] | None, start: str, count: int
+) -> Float[Array | np.ndarray, "B N N"] | None:
+    """The graph if the start looks at it."""
+    if not starts.needs_graph(start):
+        return None
+    if graph is None:
+        raise ValueError(
+            f"start {start!r} mixes patches by a graph, found None; give it a graph, such as that "
+            "of the attention source 'dino' with the layer 'affinity', of 'dinov2', 'sd2', 'sd1', "
+            f"'clip' or 'appearance', or choose another start than {start!r}"
+        )
+    side = math.isqrt(graph.shape[-1])
+    if graph.shape != (count, side**2, side**2):
+        raise ValueError(
+            f"graph {graph.shape} for {count} pictures: wanted [{count}, N, N] with N = r · r nodes"
+        )
+    return graph
 
 
 def _cut(
     config: ClipConfig, pixels: Float[Array, "B H W 3"]
-) -> tuple[Float[Array | np.ndarray, "B N K"], Int[Array, "B 2"], tuple[int, int]]:
+) -> tuple[Float[Array | np.ndarray, "B n K"], Int[Array, "B 2"], tuple[int, int]]:
     patches = transformer.patchify(pixels, config.vision.patch_size)
     h, w = (side // config.vision.patch_size for side in pixels.shape[1:3])
     return patches, jnp.broadcast_to(jnp.array([h, w]), (len(pixels), 2)), (h, w)
 
 
 def encode_image(
-    params: Params, config: ClipConfig, pixels: Float[Array, "B H W 3"], *, start: str = "vanilla"
+    params: Params,
+    config: ClipConfig,
+    pixels: Float[Array, "B H W 3"],
+    *,
+    start: str = "vanilla",
+    graph: Float[Array | np.ndarray, "B N N"] | None = None,
 ) -> ImageEncoding:
-    """Encodes pictures of one size; `start` as for `encode_patches`.
+    """Encodes pictures of one size; `start` and `graph` as for `encode_patches`.
 
     Args:
         pixels: in 0..1, then normalised by the config's image_mean and image_std; H and W any
             multiples of the patch size.
 
     Returns:
-        patches [B, h, w, D] with h = H / P, w = W / P, and pooled [B, D].
+        patches [B, h, w, D] with h = H / P, w = W / P, or [B, r, r, D], on the graph's grid, by a
+        start that needs a graph; and pooled [B, D].
 
     Raises:
-        ValueError: H or W is no multiple of the patch size; unknown start.
+        ValueError: H or W is no multiple of the patch size; see `encode_patches`.
     """
-    patches, grid, (h, w) = _cut(config, pixels)
-    encoding = encode_patches(params, config, patches, grid, start=start)
-    return encoding._replace(patches=encoding.patches.reshape(len(pixels), h, w, -1))
+    patches, grid, sides = _cut(config, pixels)
+    encoding = encode_patches(params, config, patches, grid, start=start, graph=graph)
+    if starts.needs_graph(start):
+        sides = 2 * (math.isqrt(encoding.patches.shape[1]),)
+    return encoding._replace(patches=encoding.patches.reshape(len(pixels), *sides, -1))
 
 
 def attention_maps(
     params: Params, config: ClipConfig, pixels: Float[Array, "B H W 3"], weights: Weights
-) -> Float[Array, "B N N"]:
+) -> Float[Array, "B n n"]:
     """Gives the image tower's patch-to-patch attention, see `attention.clip.self_attention`."""
     patches, grid, _ = _cut(config, pixels)
     params = params["vision"]

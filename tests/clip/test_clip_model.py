@@ -9,6 +9,7 @@ import transformers
 
 from dsolo_jax import checkpoints, clip
 from dsolo_jax.clip import towers
+from tests.oracles.last_layers import last_features
 
 ACTS = ("quick_gelu", "gelu")
 SIZES = [(64, 64), (224, 224), (336, 448), (448, 336)]
@@ -126,54 +127,21 @@ def test_what_follows_the_end_of_a_text_never_matters(loaded):
         )
 
 
-def _torch_start(model, pixels, start, grid):
-    """The table of starts, on transformers' own submodules."""
-    vision = model.vision_model
-    layers = vision.encoder.layers
-    with torch.no_grad():
-        x = vision.embeddings(
-            torch.tensor(pixels).permute(0, 3, 1, 2), interpolate_pos_encoding=True
-        )
-        x = vision.pre_layrnorm(x)
-        for layer in layers[:-1]:
-            x = layer(x, None)
-            x = x[0] if isinstance(x, tuple) else x
-        last = layers[-1]
-        attention, normed = last.self_attn, last.layer_norm1(x)
-        b, s, w = x.shape
-        d = w // attention.num_heads
-        q, k, v = (
-            f(normed).view(b, s, attention.num_heads, d).transpose(1, 2)
-            for f in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        qq, kk = (a @ a.transpose(-1, -2) / d**0.5 for a in (q, k))
-        gaussian = torch.zeros(s, s)
-        for i in range(1, s):
-            for j in range(1, s):
-                (r1, c1), (r2, c2) = divmod(i - 1, grid[1]), divmod(j - 1, grid[1])
-                squared = (r1 - r2) ** 2 + (c1 - c2) ** 2
-                gaussian[i, j] = np.exp(-squared / (2 * 5.0**2))
-        weights = {
-            "vanilla": lambda: (q @ k.transpose(-1, -2) / d**0.5).softmax(-1),
-            "maskclip": lambda: torch.eye(s),
-            "sclip": lambda: qq.softmax(-1) + kk.softmax(-1),
-            "kk": lambda: kk.softmax(-1),
-            "clearclip": lambda: qq.softmax(-1),
-            "naclip": lambda: (kk + gaussian).softmax(-1),
-        }[start]()
-        out = attention.out_proj((weights @ v).transpose(1, 2).reshape(b, s, w))
-        if start in ("vanilla", "sclip"):
-            out = x + out
-            out = out + last.mlp(last.layer_norm2(out))
-        return model.visual_projection(vision.post_layernorm(out[:, 1:])).numpy()
+def _graph(start: str, side: int, batch: int = 2) -> np.ndarray | None:
+    """A random one for the starts that need one."""
+    if not clip.needs_graph(start):
+        return None
+    logits = np.random.default_rng(7).standard_normal((batch, side**2, side**2))
+    return np.asarray(jax.nn.softmax(logits.astype(np.float32)))
 
 
 @pytest.mark.parametrize("start", clip.STARTS)
 def test_starts_equal_an_independent_last_block(loaded, start):
     model, config, params = loaded["quick_gelu"]
     pixels = _pixels(2, 80, 144)
-    expected = _torch_start(model, pixels, start, (5, 9))
-    encoding = clip.encode_image(params, config, pixels, start=start)
+    graph = _graph(start, 6)
+    expected = last_features(model, pixels, start, graph)
+    encoding = clip.encode_image(params, config, pixels, start=start, graph=graph)
     assert _error(encoding.patches.reshape(expected.shape), expected) <= 1e-5
     # The class token stays CLIP's own, whatever becomes of the patches.
     assert _error(encoding.pooled, _torch_image(model, pixels)[1]) <= 1e-5
@@ -183,7 +151,9 @@ def test_starts_differ(loaded):
     _, config, params = loaded["quick_gelu"]
     pixels = _pixels(2, 80, 144)
     found = [
-        clip.encode_image(params, config, pixels, start=start).patches for start in clip.STARTS
+        clip.encode_image(params, config, pixels, start=start).patches
+        for start in clip.STARTS
+        if not clip.needs_graph(start)
     ]
     for i, a in enumerate(found):
         assert all(_error(a, b) > 1e-2 for b in found[:i])
@@ -199,10 +169,13 @@ def test_a_picture_is_encoded_alike_alone_in_a_batch_and_padded(loaded, start):
     grids, n = [(4, 6), (3, 8), (7, 4)], 28
     pictures = [np.asarray(clip.patchify(_pixels(1, 16 * h, 16 * w), 16)) for h, w in grids]
     padded = np.concatenate([_pad(p, n, fill=50.0) for p in pictures])
-    batch = clip.encode_patches(params, config, padded, jnp.array(grids), start=start)
+    graph = _graph(start, 5, batch=3)
+    batch = clip.encode_patches(params, config, padded, jnp.array(grids), start=start, graph=graph)
     for i, (h, w) in enumerate(grids[:2]):
-        real = h * w
-        alone = clip.encode_image(params, config, _pixels(1, 16 * h, 16 * w), start=start)
+        real = 25 if clip.needs_graph(start) else h * w
+        own = None if graph is None else graph[i : i + 1]
+        pixels = _pixels(1, 16 * h, 16 * w)
+        alone = clip.encode_image(params, config, pixels, start=start, graph=own)
         assert _error(batch.patches[i, :real], alone.patches.reshape(real, -1)) <= 1e-5
         assert _error(batch.pooled[i], alone.pooled[0]) <= 1e-5
         assert not batch.patches[i, real:].any()
@@ -237,12 +210,12 @@ def test_patchify_cuts_in_raster_order():
     np.testing.assert_array_equal(patches[0, 4], pixels[0, 2:4, 2:4].ravel())
 
 
-@pytest.mark.parametrize("start", ["vanilla", "naclip"])
+@pytest.mark.parametrize("start", ["vanilla", "naclip", "proxyclip"])
 def test_bfloat16_stays_close(loaded, half, start):
     _, config, params = loaded["quick_gelu"]
-    pixels = _pixels(2, 80, 144)
-    exact = clip.encode_image(params, config, pixels, start=start)
-    found = clip.encode_image(half, config, pixels, start=start)
+    pixels, graph = _pixels(2, 80, 144), _graph(start, 6)
+    exact = clip.encode_image(params, config, pixels, start=start, graph=graph)
+    found = clip.encode_image(half, config, pixels, start=start, graph=graph)
     assert found.patches.dtype == found.pooled.dtype == jnp.bfloat16
     assert _error(found.patches, exact.patches) <= 2e-2
     assert _error(found.pooled, exact.pooled) <= 2e-2
@@ -262,7 +235,12 @@ def test_errors_name_the_value_and_the_way_out(loaded):
         clip.encode_image(params, config, _pixels(1, 64, 70))
     with pytest.raises(ValueError, match="unknown start 'naclp'.*'naclip'"):
         clip.encode_image(params, config, _pixels(1, 64, 64), start="naclp")
-    with pytest.raises(ValueError, match=r"\(1, 4, 700\).*\[B, N, 768\]"):
+    with pytest.raises(ValueError, match="start 'proxyclip' mixes .* found None; .*'affinity'"):
+        clip.encode_image(params, config, _pixels(1, 64, 64), start="proxyclip")
+    with pytest.raises(ValueError, match=r"graph \(2, 8, 8\) for 1 pictures: wanted \[1, N, N\]"):
+        graph = np.ones((2, 8, 8), np.float32)
+        clip.encode_image(params, config, _pixels(1, 64, 64), start="proxyclip", graph=graph)
+    with pytest.raises(ValueError, match=r"\(1, 4, 700\).*\[B, n, 768\]"):
         clip.encode_patches(params, config, np.zeros((1, 4, 700)), np.ones((1, 2), int))
     with pytest.raises(ValueError, match=r"\(1, 78\).*context length 77"):
         clip.encode_text(params, config, np.zeros((1, 78), int))

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dsolo_jax.attention.common import Squares, weigh
-from dsolo_jax.attention.resample import resample_attention
 from dsolo_jax.attention.stable_diffusion import unet, vae
 from dsolo_jax.attention.stable_diffusion.config import StableDiffusionConfig
 from dsolo_jax.attention.stable_diffusion.unet import Looking
 from dsolo_jax.checkpoints import Params
+from dsolo_jax.resample import resample_attention
 from dsolo_jax.transformer import attention_rows, by_rows, precision
 
 # M2N2's.
