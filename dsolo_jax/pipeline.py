@@ -25,9 +25,8 @@ from dsolo_jax import attention, background, clip, devices, images, upsample, vo
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.model import Config, Model
 from dsolo_jax.readings import Readings, resolve
-from dsolo_jax.solver.discrepancy import METHODS, discrepancy, needs_graph
+from dsolo_jax.solver.discrepancy import discrepancy, needs_graph
 from dsolo_jax.utils import memory
-from dsolo_jax.utils.checks import choose
 from dsolo_jax.vocabulary import Vocabulary
 
 # Pictures an accelerator takes at a time in `segment`. A CPU is as fast with one, and what fills up
@@ -81,7 +80,7 @@ def segment(
     model: Model,
     image: AnyPicture | Sequence[AnyPicture],
     classes: Sequence[str] | Vocabulary,
-    method: str = "velocity",
+    method: str | None = None,
     readings: str | Readings | None = None,
     return_scores: bool = False,
 ) -> Result | list[Result]:
@@ -91,8 +90,8 @@ def segment(
         model: of `load`.
         image: a path, a PIL image or an array; or a list of these, of any sizes.
         classes: one string a class, synonyms separated by ", "; or a `Vocabulary`.
-        method: "velocity", "path", "kl", "logits", "fusion", or one of the controls in
-            `dsolo.METHODS`.
+        method: "velocity", "path", "kl", "logits", "fusion", or another of `dsolo.METHODS`; None
+            is the preset's own, which is "velocity" but for peers.
         readings: "robust", "paper", "robust,tau=0.3" or a `Readings`, instead of the model's.
         return_scores: also give every pixel's scores, float32 [C, H, W].
 
@@ -103,6 +102,7 @@ def segment(
         MemoryError: a device's memory is full.
     """
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
+    method = getattr(model.config, "method", "velocity") if method is None else method
     setting = Setting(method, model.config.readings if readings is None else resolve(readings))
     images_: Sequence[Any] = image if isinstance(image, list | tuple) else [image]
     pictures = (prepare(model.config, one) for one in images_)
@@ -188,8 +188,9 @@ def forward(
         method, readings: see `discrepancy`.
     """
     readings = resolve(readings)
-    attention_ = graph(params, config, pictures.squares) if needs_graph(method) else None
-    maps = class_maps(params, config, pictures, text, start=readings.start)
+    wanted = needs_graph(method) or clip.needs_graph(readings.start)
+    attention_ = graph(params, config, pictures.squares) if wanted else None
+    maps = class_maps(params, config, pictures, text, attention_, start=readings.start)
     return scores(
         maps, attention_, query_class, num_classes=num_classes, method=method, readings=readings
     )
@@ -208,19 +209,38 @@ def graph(
 
 
 def class_maps(
-    params: Params, config: Config, pictures: Batch, text: Float[Array, "Q D"], *, start: str
+    params: Params,
+    config: Config,
+    pictures: Batch,
+    text: Float[Array, "Q D"],
+    graph: Float[Array, "B N N"] | None = None,
+    *,
+    start: str,
 ) -> ClassMaps:
     """Gives the cosines of words with patches, resampled to the solver's grid, and with pictures.
 
     Args:
+        graph: of `graph`, for a start that mixes the patches by it, see `clip.needs_graph`; such a
+            start leaves them on the graph's grid, where nothing is resampled. Others ignore it.
         start: what CLIP's last block does, one of `clip.STARTS`.
+
+    Raises:
+        ValueError: an unknown start, or one that needs the graph without it.
     """
+    by_graph = clip.needs_graph(start)
+    if by_graph and graph is None:
+        raise ValueError(
+            f"start {start!r} mixes the patches by the attention source's graph, found None; give "
+            "graph=pipeline.graph(...), or choose another start"
+        )
+    of_graph = {"graph": graph} if by_graph else {}
     encoded = clip.encode_patches(
-        params["clip"], config.clip, pictures.patches, pictures.grids, start=start
+        params["clip"], config.clip, pictures.patches, pictures.grids, start=start, **of_graph
     )
 
     def one(patches, pooled, grid):
-        maps = attention.resample_maps(_cosine(text, patches), grid, config.grid)
+        maps = _cosine(text, patches)
+        maps = maps if by_graph else attention.resample_maps(maps, grid, config.grid)
         return maps, _cosine(text, pooled[None])[:, 0]
 
     return ClassMaps(*jax.vmap(one)(encoded.patches, encoded.pooled, pictures.grids))
@@ -284,16 +304,11 @@ def run(
         watch: called with the name and the value of each stage when it has been dispatched.
 
     Raises:
-        ValueError: an unknown method; a method that needs the graph of a model without one; scores
-            that are not finite.
+        ValueError: an unknown method; a method or start that needs the graph of a model without
+            one; scores that are not finite.
         MemoryError: a device's memory is full.
     """
-    with_graph = any(needs_graph(choose("method", s.method, METHODS)) for s in settings)
-    if with_graph and model.params["attention"] is None:
-        raise ValueError(
-            f"the methods {', '.join(s.method for s in settings)} need a patch graph, and this "
-            "model was loaded without one; load it with graph=True"
-        )
+    with_graph = _need_graph(model, settings)
     of_graph = {"params": {"attention": model.params["attention"]}}
     of_clip: dict[str, Any] = {"params": {"clip": {"vision": model.params["clip"]["vision"]}}}
     of_clip |= {"text": embed(model, words)}
@@ -326,7 +341,8 @@ def run(
             maps = {}
             for start in dict.fromkeys(setting.readings.start for setting in settings):
                 make = program(class_maps, config=model.config, start=start)
-                maps[start] = make(of_clip, {"pictures": arrays})
+                by_graph = {"graph": graph_} if clip.needs_graph(start) else {}
+                maps[start] = make(of_clip, {"pictures": arrays, **by_graph})
             watch("CLIP", maps)
             fetches: dict[int, list[Callable[[], Result]]] = {index: [] for index in indices}
             for setting in settings:
@@ -344,6 +360,19 @@ def run(
             yield from finish()
             started = fetches
         yield from finish()
+
+
+def _need_graph(model: Model, settings: Sequence[Setting]) -> bool:
+    """Whether one of the settings looks at the patch graph; refused where the model has none."""
+    named = [f"method {s.method!r}" for s in settings if needs_graph(s.method)]
+    starts = (setting.readings.start for setting in settings)
+    named += [f"start {start!r}" for start in starts if clip.needs_graph(start)]
+    if named and model.params["attention"] is None:
+        raise ValueError(
+            f"{', '.join(dict.fromkeys(named))}: this needs a patch graph, and the model was "
+            "loaded without one; load it with graph=True"
+        )
+    return bool(named)
 
 
 def to_pixels(

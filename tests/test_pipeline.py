@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 import dsolo_jax as dsolo
-from dsolo_jax import background, devices, images, pipeline, vocabulary
+from dsolo_jax import background, clip, devices, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, resolve
@@ -174,6 +174,27 @@ def test_forward_is_what_segment_computes(small, scene):
     assert (ours.labels == theirs.labels).mean() > 0.999
 
 
+def test_a_start_that_mixes_by_the_graph_is_given_it(small, scene):
+    """`forward`, `segment` and the formula: cosines on the graph's own grid, nothing resampled."""
+    words, readings = vocabulary.parse(CLASSES), resolve("robust,start=proxyclip,upsample=bilinear")
+    batch, text = (
+        pipeline.batch([pipeline.prepare(small.config, scene)]),
+        pipeline.embed(small, words),
+    )
+    graph = pipeline.graph(small.params, small.config, batch.squares)
+    params, how = small.params["clip"], {"start": "proxyclip", "graph": graph}
+    [patches], _ = clip.encode_patches(params, small.config.clip, *batch[:2], **how)
+    cosines = (text @ patches.T) / jnp.linalg.norm(patches, axis=-1)
+    expected = vocabulary.fold(cosines, np.array(words.query_class), len(words.classes))
+    options = {"num_classes": len(words.classes), "method": "logits", "readings": readings}
+    given = small.params, small.config, batch, text, np.array(words.query_class)
+    [found] = pipeline.forward(*given, **options)
+    np.testing.assert_allclose(found, expected.reshape(found.shape), atol=1e-5)
+    ours = pipeline.to_pixels(scene, found, readings, return_scores=True)()
+    theirs = dsolo.segment(small, scene, words, "logits", readings, return_scores=True)
+    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+
+
 def test_forward_can_be_jitted_over_a_model(small, scene):
     words = vocabulary.parse(CLASSES)
 
@@ -311,8 +332,13 @@ def test_methods_without_a_graph_do_without_its_weights(small, demo, scene, meth
     ours = dsolo.segment(bare, scene, CLASSES, method).labels
     np.testing.assert_array_equal(ours, dsolo.segment(small, scene, CLASSES, method).labels)
     for other in ("velocity", "path", "fusion", "propagate"):
-        with pytest.raises(ValueError, match=f"{other} need a patch graph.*graph=True"):
+        with pytest.raises(ValueError, match=f"'{other}': this needs a patch graph.*graph=True"):
             dsolo.segment(bare, scene, CLASSES, other)
+    with pytest.raises(ValueError, match=r"start 'proxyclip': this needs a .*graph=True"):
+        dsolo.segment(bare, scene, CLASSES, method, "robust,start=proxyclip")
+    batch, text = pipeline.batch([pipeline.prepare(bare.config, scene)]), np.zeros((1, 64))
+    with pytest.raises(ValueError, match="start 'proxyclip' mixes .* found None"):
+        pipeline.class_maps(bare.params, bare.config, batch, text, start="proxyclip")
 
 
 @pytest.mark.parametrize("method", ["logits", "kl"])
