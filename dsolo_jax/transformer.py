@@ -152,6 +152,28 @@ def by_rows(
     return rows.reshape(*rows.shape[:-3], count * size, rows.shape[-1])[..., :n, :]
 
 
+def attend_in_blocks(
+    query: Float[Array, "B K n d"], key: Float[Array, "#B K m d"], value: Float[Array, "#B K m d"]
+) -> Float[Array, "B K n d"]:
+    """Computes `attend` without a bias, and never the logits of all queries at once: in blocks of
+    queries, or in the device's own kernel where that takes them (which has a reverse derivative
+    alone).
+    """
+    (b, heads, _, size), kernel = query.shape, _attention_kernel()
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    if kernel and half and key.shape[:2] == (b, heads) and size % 8 == 0 and size <= 128:
+        tokens_first = (x.swapaxes(1, 2) for x in (query, key, value))
+        return jax.nn.dot_product_attention(*tokens_first, implementation=kernel).swapaxes(1, 2)
+    return by_rows(partial(attend, key=key, value=value), query, key.shape[2])
+
+
+def _attention_kernel() -> Any:
+    """What `jax.nn.dot_product_attention` calls the device's kernel: cuDNN's, from Ampere on."""
+    device = jax.devices()[0]
+    nvidia = device.device_kind.startswith("NVIDIA")
+    return "cudnn" if nvidia and float(device.compute_capability) >= 8 else None
+
+
 # ------------------------------------------------------------------------------------- block
 
 
@@ -205,7 +227,7 @@ class Block(nn.Module):
 
 def patch_maps(
     blocks: Sequence[Block], x: Float[Array, "B S W"], weights: Mapping[str, float], skip: int
-) -> tuple[Float[Array, "B N N"] | Float[Array, ""], Float[Array, "B S W"]]:
+) -> tuple[Float[Array, "B N N"] | Float[Array, ""], Float[Array, "B S W"], Heads]:
     """Runs blocks one after the other and adds up how their patches look at patches.
 
     XLA leaves out the blocks behind the last whose result is used.
@@ -216,7 +238,8 @@ def patch_maps(
 
     Returns:
         Σ weight · mean over heads of softmax(qkᵀ/√d) between patches; rows do not sum to one, as
-        the other tokens are left out; 0 if no block counts. And what the last block puts out.
+        the other tokens are left out; 0 if no block counts. Then what the last block puts out, and
+        its values v.
     """
     total, size = jnp.float32(0), x.shape[1]
     for i, block in enumerate(blocks):
@@ -224,8 +247,8 @@ def patch_maps(
         if str(i) in weights:
             rows = by_rows(partial(attention_rows, key=k, skip=skip), q[:, :, skip:], size)
             total = total + weights[str(i)] * rows
-        x = block.finish(x, by_rows(partial(attend, key=k, value=v), q, size))
-    return total, x
+        x = block.finish(x, attend_in_blocks(q, k, v))
+    return total, x, v
 
 
 # ------------------------------------------------------------------------------- positions

@@ -96,7 +96,7 @@ class _VisionTower(nn.Module):
         self, patches: Float[Array, "B n K"], grid: Int[Array, "B 2"], weights: Weights
     ) -> Float[Array, "B n n"]:
         x, _ = self._embed(patches, grid)
-        total, _ = transformer.patch_maps(self.blocks, x, dict(weights), skip=1)
+        total, _, _ = transformer.patch_maps(self.blocks, x, dict(weights), skip=1)
         return total / total.sum(axis=-1, keepdims=True)
 
 

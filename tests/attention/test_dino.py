@@ -187,6 +187,60 @@ def test_affinity_of_two_groups_is_uniform_inside_each():
     np.testing.assert_allclose(towers.affinity(jnp.asarray(features))[0], expected, atol=1e-6)
 
 
+# -------------------------------------------------------------------------------- neighbours
+
+
+def _values(model, pixels: np.ndarray) -> np.ndarray:
+    """The last block's values of patches [B, N, D], as transformers computes them."""
+    found = []
+    value = [module for name, module in model.named_modules() if name.endswith("v_proj")][-1]
+    hook = value.register_forward_hook(lambda module, given, out: found.append(out.numpy()))
+    _torch(model, pixels)
+    hook.remove()
+    [values] = found
+    return values[:, 1 + getattr(model.config, "num_register_tokens", 0) :]
+
+
+def _lposs(values: np.ndarray, h: int, w: int, patch: int) -> np.ndarray:
+    """LPOSS's W of one picture, neighbour by neighbour, in float64."""
+    unit = values.astype(np.float64)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    similarity, n = unit @ unit.T, h * w
+    found = np.zeros((n, n))
+    for i in range(n):
+        for j in np.argsort(-similarity[i])[:400]:
+            apart = patch * np.hypot(i // w - j // w, i % w - j % w)
+            found[i, j] = max(similarity[i, j], 0) ** 3 * np.exp(-0.01 * apart)
+    found = found + found.T
+    np.fill_diagonal(found, 0)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "grid"),
+    [*((kind, (4, 6)) for kind in KINDS), ("vit", (21, 20)), ("dinov2", (21, 20))],
+)
+def test_neighbours_are_lposs_graph_of_the_last_values(loaded, kind, grid):
+    """The larger grid has more than 400 patches."""
+    model, config, params = loaded[kind]
+    pixels = _pixels(config, *grid, batch=1)
+    [found] = np.asarray(dino.self_attention(params, config, pixels, layers=("neighbours",)))
+    expected = _lposs(_values(model, pixels)[0], *grid, config.patch_size)
+    if len(expected) > 400:
+        assert (expected == 0).sum() > len(expected)
+    off = ~np.eye(len(expected), dtype=bool)
+    scale = expected.sum(axis=1).max()
+    np.testing.assert_allclose(found[off] * scale, expected[off], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found, found.T, atol=1e-7)
+
+
+def test_neighbours_of_patches_that_have_none_are_themselves():
+    place = np.zeros((3, 2), np.float32)
+    found = towers.neighbours(jnp.eye(3)[None], place)
+    np.testing.assert_array_equal(found, np.eye(3)[None])
+
+
 # -------------------------------------------------------------------------------- properties
 
 
@@ -195,7 +249,7 @@ def test_bfloat16_stays_close(loaded, folders, kind):
     _, config, params = loaded[kind]
     half = dino.load(folders[kind][1], jnp.bfloat16)[1]
     pixels = _pixels(config, 4, 6)
-    for layers in (("-1",), ("affinity",)):
+    for layers in (("-1",), ("affinity",), ("neighbours",)):
         exact = dino.self_attention(params, config, pixels, layers=layers)
         found = dino.self_attention(half, config, pixels, layers=layers)
         assert found.dtype == jnp.float32
@@ -214,7 +268,7 @@ def _largest(jaxpr) -> int:
     return max(sizes)
 
 
-@pytest.mark.parametrize("layers", [("0", "-1"), ("affinity",)])
+@pytest.mark.parametrize("layers", [("0", "-1"), ("affinity",), ("neighbours",)])
 def test_the_logits_of_all_heads_never_exist_at_once(layers):
     # By shapes: XLA's own account leaves out what its libraries for CPU allocate.
     heads, n = 16, 48 * 48
@@ -340,10 +394,12 @@ def test_layer_names_are_all_accepted_and_others_are_not(loaded):
     _, config, params = loaded["dinov2"]
     pixels = _pixels(config, 2, 3)
     names = dino.layer_names(config)
-    assert tuple(names) == ("0", "1", "-1", "-2", "affinity")
+    assert tuple(names) == ("0", "1", "-1", "-2", "affinity", "neighbours")
     assert dino.self_attention(params, config, pixels, layers=tuple(names)).shape == (2, 6, 6)
     for name in ("2", "-3", "last", -1):
-        with pytest.raises(ValueError, match=f"unknown layer '?{name}'?.*0, 1, -1, -2, affinity"):
+        with pytest.raises(
+            ValueError, match=f"unknown layer '?{name}'?.*0, 1, -1, -2, affinity, neighbours"
+        ):
             dino.self_attention(params, config, pixels, layers=("0", name))
 
 

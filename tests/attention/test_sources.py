@@ -123,7 +123,7 @@ def test_x64_changes_no_result(loaded, squares, sd2, kind):
 
 def test_layers_have_one_name_each(loaded):
     names = {kind: attention.layer_names(source) for kind, (source, _) in loaded.items()}
-    assert names["clip"] == ("0", "1") and names["dino"] == ("0", "1", "affinity")
+    assert names["clip"] == ("0", "1") and names["dino"] == ("0", "1", "affinity", "neighbours")
     assert names["appearance"] == ("colour", "texture", "distance")
     assert names["stable_diffusion"] == unet.layer_names(loaded["stable_diffusion"][0].config.unet)
 

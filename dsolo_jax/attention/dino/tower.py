@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from dsolo_jax import transformer
@@ -25,8 +26,9 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 LAYERS = ("-1",)
 
-_AFFINITY = "affinity"
-_GAMMA, _BETA = 3.0, 1.2
+_AFFINITY, _NEIGHBOURS = "affinity", "neighbours"
+_GAMMA, _BETA = 3.0, 1.2  # ProxyCLIP's
+_NEAREST, _POWER, _DECAY = 400, 3, 0.01  # LPOSS's
 
 
 def affinity(features: Float[Array, "B N D"]) -> Float[Array, "B N N"]:
@@ -46,6 +48,40 @@ def affinity(features: Float[Array, "B N D"]) -> Float[Array, "B N N"]:
     kept = near | jnp.eye(features.shape[1], dtype=bool)
     weights = jnp.where(kept, jnp.exp(_GAMMA * (cosines - 1)), 0)
     return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def neighbours(
+    values: Float[Array, "B N D"], place: Float[Array, "N 2"] | Float[np.ndarray, "N 2"]
+) -> Float[Array, "B N N"]:
+    """Computes LPOSS's graph of nearest neighbours as a lazy walk, in float32; rows sum to one.
+
+        w_ij = max(S_ij, 0)³ exp(-|p_i - p_j| / 100)  for the 400 j with the largest S_ij, else 0
+        W = w + wᵀ without its diagonal,  d = W 1,  A = (W + diag(max d - d)) / max d
+
+    S are the cosines; a patch is the nearest to itself. Patches as near as the 400th all count.
+    The diagonal holds what a row of W lacks, so A is symmetric and doubly stochastic, and W is A
+    without its diagonal up to a factor, which drops out of D^-½ W D^-½.
+
+    Args:
+        values: of the last block, all heads one after the other.
+        place: p, row and column of each patch in pixels.
+
+    Source: LPOSS (Stojnić et al. 2025) and its configs/lposs.yaml; the diagonal is ours.
+    """
+    values = values.astype(jnp.float32)
+    unit = values / jnp.linalg.norm(values, axis=-1, keepdims=True)
+    cosines = jnp.matmul(unit, unit.mT, precision="highest")
+    least = jax.lax.top_k(cosines, min(_NEAREST, cosines.shape[-1]))[0][..., -1:]
+    place = jnp.asarray(place, jnp.float32)
+    apart = jnp.linalg.norm(place[:, None] - place, axis=-1)
+    near = jnp.maximum(cosines, 0) ** _POWER * jnp.exp(-_DECAY * apart)
+    w = jnp.where(cosines >= least, near, 0)
+    diagonal = jnp.eye(w.shape[-1], dtype=jnp.float32)
+    w = (w + w.mT) * (1 - diagonal)
+    degrees = w.sum(axis=-1, keepdims=True)
+    largest = jnp.max(degrees, axis=-2, keepdims=True)
+    largest = jnp.where(largest > 0, largest, 1)
+    return w / largest + diagonal * (1 - degrees / largest)
 
 
 def _resample_positions(
@@ -94,10 +130,14 @@ class _Tower(nn.Module):
             for i in range(config.num_hidden_layers)
         ]
         weighed = dict(weights)
-        total, x = patch_maps(blocks, x, weighed, skip)
+        total, x, v = patch_maps(blocks, x, weighed, skip)
         if _AFFINITY in weighed:
             features = layer_norm(config.layer_norm_eps, "norm_post")(x)[:, skip:]
             total = total + weighed[_AFFINITY] * affinity(features)
+        if _NEIGHBOURS in weighed:
+            values = v[:, :, skip:].swapaxes(1, 2).reshape(b, h * w, width)
+            place = p * np.indices((h, w)).reshape(2, -1).T.astype(np.float32)
+            total = total + weighed[_NEIGHBOURS] * neighbours(values, place)
         return total / total.sum(axis=-1, keepdims=True)
 
 
@@ -112,7 +152,7 @@ def parameter_shapes(config: DinoConfig) -> dict[str, Any]:
 
 def layer_names(config: DinoConfig) -> dict[str, str]:
     """Maps what `self_attention` may be asked for to a layer's own name, see `block_names`."""
-    return block_names(config.num_hidden_layers, [_AFFINITY])
+    return block_names(config.num_hidden_layers, [_AFFINITY, _NEIGHBOURS])
 
 
 def squares(config: DinoConfig) -> Squares:
@@ -140,7 +180,7 @@ def self_attention(
             Positions are resampled bicubically to their grid, as transformers does with
             interpolate_pos_encoding=True.
         layers: some of `layer_names`: blocks "0", "1", ... or from the end "-1", "-2", ..., whose
-            maps are softmax(qkᵀ/√d), and "affinity", see `affinity`.
+            maps are softmax(qkᵀ/√d), "affinity" and "neighbours", see the functions.
         weights: of each layer, not negative; all alike if None.
 
     Returns:

@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax import transformer
 from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
-from dsolo_jax.transformer import Heads, by_rows
+from dsolo_jax.transformer import Heads, attend_in_blocks
 
 
 class Dense(nn.Module):
@@ -89,6 +88,6 @@ def split(x: Float[Array, "B n C"], heads: int) -> Heads:
 
 
 def attend(query: Heads, key: Heads, value: Heads) -> Float[Array, "B n C"]:
-    """Attention in blocks of queries, its heads side by side."""
-    mixed = by_rows(lambda q: transformer.attend(q, key, value), query, key.shape[2])
+    """Attention, its heads side by side."""
+    mixed = attend_in_blocks(query, key, value)
     return mixed.swapaxes(1, 2).reshape(len(query), query.shape[2], -1)
