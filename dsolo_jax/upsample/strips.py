@@ -1,7 +1,8 @@
-"""Joint bilateral upsampling of pictures of any size, in bounded memory.
+"""Upsampling of pictures of any size, in bounded memory.
 
-A picture is cut into strips, each some rows of cells; a strip is taken tile by tile, a tile being
-16 pixels of one cell in raster order: one small matrix product [C, taps] x [taps, 16] each.
+PAMR is `pamr`'s. Of the other forms: a picture is cut into strips, each some rows of cells; a strip
+is taken tile by tile, a tile being 16 pixels of one cell in raster order: one small matrix product
+[C, taps] x [taps, 16] each.
 
 No shape in a strip's program depends on the picture: how many tiles there are is a number that the
 program is given. So for one number of classes, grid and form a few lengths of strips, with a
@@ -15,7 +16,7 @@ taps a window.
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +24,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int, Shaped, UInt8
 
-from dsolo_jax.upsample.weights import FORMS, Kernel, Tiles, centre_pixel, first_pixel, product
+from dsolo_jax.upsample import pamr
+from dsolo_jax.upsample.weights import WINDOWS, Kernel, Tiles, centre_pixel, first_pixel, product
 from dsolo_jax.utils.checks import choose
 
-# Scores of a pixel to those that are wanted of it; hashable, for each has programs of its own.
-Decide = Callable[[Float[Array, "C ..."]], Float[Array, "K ..."]]
+FORMS = (*WINDOWS, "pamr")
+
+# Scores of a pixel, and arrays that are given, to the scores that are wanted of it; hashable, for
+# each has programs of its own.
+Decide = Callable[..., Float[Array, "K ..."]]
 
 # Pixels of a tile: the narrowest product that fills XLA's vectors on CPU; the fewer, the less work
 # is done in vain.
@@ -70,6 +75,7 @@ def joint_bilateral(
         form: "kopf": range weights between a pixel and the patches' centres (Kopf et al. 2007);
             "dense": the bilinear picture, filtered with range weights between pixels (M2N2, CVPR
             2025); "bilinear": no filter, both sigmas unused. The formulas are in `weights`.
+            "pamr": the bilinear picture, refined step by step, both sigmas unused, see `pamr`.
 
     Raises:
         ValueError: for arrays of other shapes, an unknown form, a sigma that is not positive, or a
@@ -77,6 +83,8 @@ def joint_bilateral(
     """
     kernel = Kernel(form, spatial_sigma, range_sigma)
     _check(scores, guide, kernel)
+    if form == "pamr":
+        return pamr.whole(scores, guide)
     H, W, _ = guide.shape
     group, _, (place,) = cut((H, W), scores.shape, (H * W,), spatial_sigma, form)
     centres = _at_centres(guide, scores.shape)
@@ -92,6 +100,7 @@ def labels(
     range_sigma: float = 0.1,
     form: str = "kopf",
     decide: Decide | None = None,
+    given: tuple[Any, ...] = (),
 ) -> Callable[[], Int[np.ndarray, "H W"]]:
     """Starts upsampling and returns a function that waits for the label of every pixel, int32.
 
@@ -102,15 +111,21 @@ def labels(
         scores: on the device that is to do the work.
         spatial_sigma, range_sigma, form: see `joint_bilateral`, the errors too.
         decide: hashable; applied to the upsampled scores before the argmax.
+        given: arrays that `decide` is given besides, of which only the shapes decide programs.
     """
     kernel = Kernel(form, spatial_sigma, range_sigma)
-    started = list(_strips(scores, pixels, _limits().labels, kernel, decide, argmax=True))
+    _check_pixels(scores, pixels, kernel)
+    of = scores, pixels
+    if form == "pamr":
+        started = list(pamr.tiles(*of, decide, given, argmax=True))
+    else:
+        started = list(_strips(*of, _limits().labels, kernel, decide, given, argmax=True))
 
     def fetch() -> Int[np.ndarray, "H W"]:
-        whole = np.empty(pixels.shape[:2], np.int32)
-        for part, strip in started:
-            whole.reshape(-1)[part] = np.asarray(strip)[0, : part.stop - part.start]
-        return whole
+        whole = np.empty((1, *pixels.shape[:2]), np.int32)
+        for part, put in started:
+            put(whole, np.asarray(part))
+        return whole[0]
 
     return fetch
 
@@ -123,16 +138,22 @@ def scores(
     range_sigma: float = 0.1,
     form: str = "kopf",
     decide: Decide | None = None,
+    given: tuple[Any, ...] = (),
 ) -> Float[np.ndarray, "K H W"]:
     """Upsamples as `joint_bilateral` does, then `decide`; arguments and errors as of `labels`."""
     kernel = Kernel(form, spatial_sigma, range_sigma)
-    H, W, _ = pixels.shape
-    whole = np.empty((0, H * W), np.float32)
-    for part, strip in _strips(scores, pixels, _limits().scores, kernel, decide):
+    _check_pixels(scores, pixels, kernel)
+    of = scores, pixels
+    if form == "pamr":
+        parts = pamr.tiles(*of, decide, given)
+    else:
+        parts = _strips(*of, _limits().scores, kernel, decide, given)
+    whole = np.empty((0, *pixels.shape[:2]), np.float32)
+    for part, put in parts:
         if not len(whole):
-            whole = np.empty((len(strip), H * W), np.float32)
-        whole[:, part] = np.asarray(strip)[:, : part.stop - part.start]
-    return whole.reshape(-1, H, W)
+            whole = np.empty((len(part), *pixels.shape[:2]), np.float32)
+        put(whole, np.asarray(part))
+    return whole
 
 
 # ------------------------------------------------------------------------------- strips
@@ -160,7 +181,7 @@ def cut(
         of cells from and to, tiles a cell.
     """
     (H, W), (C, h, w) = size, shape
-    window = (2 * FORMS[form][0](spatial_sigma) + 1) ** 2
+    window = (2 * WINDOWS[form][0](spatial_sigma) + 1) ** 2
     lengths = lengths or _limits().labels
     # Pixel rows beyond its own that a strip holds for its pixels' windows.
     halo = math.ceil(3 * spatial_sigma * H / h) if form == "dense" else 0
@@ -192,12 +213,10 @@ def _strips(
     lengths: Sequence[int],
     kernel: Kernel,
     decide: Decide | None,
+    given: tuple[Any, ...] = (),
     argmax: bool = False,
-) -> Iterator[tuple[slice, Shaped[Array, "K L"]]]:
-    """Starts the strips one by one: the picture's pixels, in raster order, and what has them."""
-    _check(scores, pixels, kernel)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
+) -> Iterator[tuple[Shaped[Array, "K L"], Callable[[np.ndarray, np.ndarray], None]]]:
+    """Starts the strips one by one; yields them, and functions as of `pamr.tiles`."""
     (H, W, _), flat = pixels.shape, pixels.reshape(-1, 3)
     group, length, places = cut((H, W), scores.shape, lengths, kernel.spatial_sigma, kernel.form)
     centres = _at_centres(pixels, scores.shape)
@@ -206,8 +225,11 @@ def _strips(
         strip = np.zeros((length, 3), np.uint8)
         held = flat[W * place[2] :][:length]
         strip[: len(held)] = held
-        started = _program(scores, strip, centres, place, kernel, group, decide, argmax)
-        yield slice(start, stop), started
+
+        def put(whole, part, start=start, stop=stop):
+            whole.reshape(-1, H * W)[:, start:stop] = part[:, : stop - start]
+
+        yield _program(scores, strip, centres, place, kernel, group, decide, given, argmax), put
 
 
 def _at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
@@ -228,6 +250,7 @@ def _upsample(
     kernel: Kernel,
     group: int,
     decide: Decide | None = None,
+    given: tuple[Any, ...] = (),
     argmax: bool = False,
 ) -> Shaped[Array, "K L"]:
     """Upsamples a strip: scores or labels of its pixels in raster order, behind them zeros.
@@ -238,7 +261,7 @@ def _upsample(
     (C, h, w), L, G = scores.shape, len(pixels), group
     *where, first, last, tiles = place
     H, W, held, wanted = (jnp.asarray(x, jnp.int32) for x in where)
-    reach, weights = FORMS[kernel.form]
+    reach, weights = WINDOWS[kernel.form]
     R = reach(kernel.spatial_sigma)
     if pixels.dtype == jnp.uint8:
         kernel = kernel._replace(range_sigma=255 * kernel.range_sigma)
@@ -251,7 +274,9 @@ def _upsample(
     width = jnp.maximum(right - left, 1)[:, None]
 
     def finish(upsampled: Float[Array, "n C P"]) -> Shaped[Array, "n K P"]:
-        decided = upsampled if decide is None else jax.vmap(decide)(upsampled)
+        decided = upsampled
+        if decide is not None:
+            decided = jax.vmap(lambda one: decide(one, *given))(upsampled)
         if argmax:
             return jnp.argmax(decided, axis=1, keepdims=True).astype(jnp.int32)
         return decided.astype(jnp.float32)
@@ -285,6 +310,12 @@ def _upsample(
 
 
 _program = jax.jit(_upsample, static_argnames=("kernel", "group", "decide", "argmax"))
+
+
+def _check_pixels(scores, pixels, kernel: Kernel):
+    _check(scores, pixels, kernel)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
 
 
 def _check(scores, guide, kernel: Kernel):

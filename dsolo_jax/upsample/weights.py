@@ -1,6 +1,6 @@
 """What each pixel takes from the patches around it: the formulas of the upsampling.
 
-Every form is a weighted mean whose weights are the same for all classes,
+Every form but PAMR (see `pamr`) is a weighted mean whose weights are the same for all classes,
 
     out[c, p] = sum_q W[p, q] S[c, q],    sum_q W[p, q] = 1,
 
@@ -146,7 +146,7 @@ def _dense(tiles: Tiles) -> Float[Array, "n t P"]:
 
 # Of each form: spatial sigma -> R, the window being 2 R + 1 taps wide, and its weights. A pixel
 # lies within 1/2 of its cell's centre, a disc 3 sigma around it, a triangle 1 beyond.
-FORMS: dict[str, tuple[Callable[[float], int], Callable[[Tiles], Float[Array, "n t P"]]]] = {
+WINDOWS: dict[str, tuple[Callable[[float], int], Callable[[Tiles], Float[Array, "n t P"]]]] = {
     "bilinear": (lambda sigma: 1, _bilinear),
     "kopf": (lambda sigma: math.floor(3 * sigma + 0.5), _kopf),
     "dense": (lambda sigma: math.ceil(3 * sigma + 0.5), _dense),
