@@ -56,6 +56,9 @@ class Readings:
     tau: float = _number(0.5, "the velocity's threshold; paper: 0.3")
     max_steps: int = _number(30, "of the velocity, at most; M2N2: 1000", 1)
     ipf_iters: int = _number(15, "rounds that make attention doubly stochastic; paper: 15", 0)
+    alpha: float = _number(
+        0.95, "label propagation's share of the neighbours; LPOSS: 0.95", 0, 0.999
+    )
     upsample: str = _choice("kopf", FORMS, "scores to pixels: Kopf's JBU, M2N2's (dense), bilinear")
     spatial_sigma: float = _number(1.0, "of JBU, in patches of the solver's grid; M2N2: 1")
     range_sigma: float = _number(0.1, "of JBU, in colours of 0..1; M2N2: 0.1")

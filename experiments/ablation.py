@@ -97,7 +97,14 @@ LITERAL = tuple(
     for winner in ("smallest", "largest")
 )
 
-TABLES = ("ladder", "literal", *_SWEEPS, "source", "layer", "timestep")
+# What one solve gives, beside logits that are moved step by step.
+CLOSED_FORMS = tuple(
+    Row(method, method)
+    for method in ("logits", "kl", "path", "velocity", "logits_propagate", "label_propagation")
+)
+
+_LISTED = {"ladder": LADDER, "literal": LITERAL, "optimisation": CLOSED_FORMS}
+TABLES = (*_LISTED, *_SWEEPS, "source", "layer", "timestep")
 
 
 def tables(source: attention.Source) -> list[str]:
@@ -116,8 +123,8 @@ def rows(table: str, source: attention.Source, sources: Sequence[str] = ()) -> l
         ValueError: an unknown table, or one that the source cannot have.
     """
     choose(f"table of {source.name}", table, tables(source))
-    if table in ("ladder", "literal"):
-        return [*{"ladder": LADDER, "literal": LITERAL}[table], *CONTROLS]
+    if table in _LISTED:
+        return [*_LISTED[table], *CONTROLS]
     methods, field, values = _SWEEPS.get(table, (["path", "velocity"], "", ()))
     together = [source.layers] if len(source.layers) > 1 else []
     layers = [*together, *((name,) for name in attention.layer_names(source))]

@@ -8,6 +8,7 @@ from `jax.vmap` outside. Rows are distributions, a step of the chain is `f @ T`.
 from dsolo_jax.solver.kl import kl_discrepancy
 from dsolo_jax.solver.normalise import normalise, suppress
 from dsolo_jax.solver.path import OptimalPath, optimal_path, transport_cost
+from dsolo_jax.solver.propagation import label_propagation
 from dsolo_jax.solver.stochastic import doubly_stochastic
 from dsolo_jax.solver.velocity import MaxVelocity, max_velocity, propagate
 
@@ -16,6 +17,7 @@ __all__ = [
     "OptimalPath",
     "doubly_stochastic",
     "kl_discrepancy",
+    "label_propagation",
     "max_velocity",
     "normalise",
     "optimal_path",

@@ -13,6 +13,7 @@ from dsolo_jax.solver.fixed_point import check
 from dsolo_jax.solver.kl import kl_discrepancy
 from dsolo_jax.solver.normalise import normalise, suppress
 from dsolo_jax.solver.path import needs_log_domain, optimal_path, transport_cost
+from dsolo_jax.solver.propagation import label_propagation
 from dsolo_jax.solver.stochastic import doubly_stochastic
 from dsolo_jax.solver.velocity import max_velocity, propagate
 from dsolo_jax.utils.checks import choose
@@ -124,6 +125,16 @@ def _propagate(f: Array, attention: Array, r: Readings) -> Array:
     return _in_unit(propagate(_kl(f, attention, r), attention), f)
 
 
+def _logits_propagate(f: Array, attention: Array, r: Readings) -> Array:
+    """CLIPer's refinement: the cosines after one plain step of attention."""
+    return propagate(f, attention)
+
+
+def _label_propagation(f: Array, attention: Array, r: Readings) -> Array:
+    """LPOSS's refinement, times 1 - alpha (Zhou et al.), which keeps the unit of the cosine."""
+    return (1 - r.alpha) * label_propagation(f, attention, alpha=r.alpha)
+
+
 def _signed(scores: Array, r: Readings) -> Array:
     """Scores that are largest where the discrepancy is smallest, or turned round."""
     return -scores if r.winner == "largest" else scores
@@ -160,15 +171,22 @@ class Method(NamedTuple):
     presence: Callable[[Readings], float] = lambda readings: readings.presence
 
 
+def _no_presence(readings: Readings) -> float:
+    return 0.0
+
+
 METHODS = {
     "velocity": Method(_velocity, needs_graph=True),
     "path": Method(_path, needs_graph=True),
     "kl": Method(_kl, needs_graph=False),
-    "logits": Method(_logits, needs_graph=False, presence=lambda readings: 0.0),
+    "logits": Method(_logits, needs_graph=False, presence=_no_presence),
     "fusion": Method(_fusion, needs_graph=True),
     # Controls: one plain attention step; row I with the presence term; the presence term alone,
     # one label for the whole picture.
     "propagate": Method(_propagate, needs_graph=True),
     "logits_presence": Method(_logits, needs_graph=False),
     "class_token": Method(lambda f, *_: 0 * f, needs_graph=False, presence=lambda readings: 1.0),
+    # What the peers do with cosines and a graph.
+    "logits_propagate": Method(_logits_propagate, needs_graph=True, presence=_no_presence),
+    "label_propagation": Method(_label_propagation, needs_graph=True, presence=_no_presence),
 }

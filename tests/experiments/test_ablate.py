@@ -135,7 +135,7 @@ def stub_graph(params, squares):
     return None
 
 
-def stub_class_maps(params, text, pictures):
+def stub_class_maps(params, text, pictures, graph=None):
     maps = np.zeros((len(pictures.grids), len(text), 4), np.float32)
     return pipeline.ClassMaps(maps, maps[..., 0])
 

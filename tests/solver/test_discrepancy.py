@@ -15,6 +15,8 @@ from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 
 C, N = 4, 36
 CONTROLS = ("class_token",)
+DISCREPANCIES = ("kl", "path", "velocity", "fusion", "propagate", "class_token")
+WITHOUT_PRESENCE = ("logits", "logits_propagate", "label_propagation")
 discrepancy = jax.jit(dsolo.discrepancy, static_argnames=("method", "readings"))
 
 
@@ -94,6 +96,18 @@ def propagate(f, attention, r):
     return in_unit(kl(f, attention, r) @ attention.T, f)
 
 
+def logits_propagate(f, attention, r):
+    return f @ attention.T
+
+
+def label_propagation(f, attention, r):
+    w = (attention + attention.T) / 2
+    w = w - np.diag(np.diag(w))
+    root = np.sqrt(w.sum(1))
+    s = w / root / root[:, None]
+    return (1 - r.alpha) * np.linalg.solve(np.eye(N) - r.alpha * s, f.T).T
+
+
 def softmaxed(f, r):
     if r.normalise != "softmax":
         return maps(f, r)
@@ -130,6 +144,9 @@ def centred(f):
         (velocity, "robust,normalise=logits,suppress=range,tau=0.8"),
         (fusion, "robust,sinkhorn_iters=1000"),
         (propagate, "robust,suppress=range"),
+        (logits_propagate, "robust"),
+        (label_propagation, "robust"),
+        (label_propagation, "paper,alpha=0.5"),
     ],
 )
 def test_every_method_equals_its_numpy_account(world, method, readings):
@@ -137,7 +154,8 @@ def test_every_method_equals_its_numpy_account(world, method, readings):
     f, attention, presence, _ = world
     r = resolve(readings)
     exact = [x.astype(np.float64) for x in (f, attention)]
-    expected = method(*exact, r) + r.presence * presence[:, None]
+    weight = METHODS[method.__name__].presence(r)
+    expected = method(*exact, r) + weight * presence[:, None]
     ours = discrepancy(f, attention, presence, method=method.__name__, readings=readings)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=2e-4 * expected.std())
 
@@ -170,7 +188,7 @@ def test_no_weight_on_presence_only_drops_its_term(world, method):
             (None, "robust,presence=0.5"),
         )
     )
-    term = 0 if method == "logits" else 0.5 * presence[:, None] + np.zeros((C, N))
+    term = 0 if method in WITHOUT_PRESENCE else 0.5 * presence[:, None] + np.zeros((C, N))
     np.testing.assert_allclose(some - none, term, atol=1e-6)
     np.testing.assert_array_equal(none, absent)
 
@@ -300,7 +318,7 @@ def test_every_choice_of_every_reading_gives_finite_scores(world):
                 assert np.isfinite(scores).all(), (field.name, option, method)
 
 
-@pytest.mark.parametrize("method", [m for m in METHODS if "logits" not in m])
+@pytest.mark.parametrize("method", DISCREPANCIES)
 def test_constant_maps_are_no_discrepancy(world, method):
     _, attention, _, _ = world
     flat = np.full((2, N), 0.2, np.float32)
