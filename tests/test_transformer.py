@@ -76,3 +76,18 @@ def test_a_block_holds_no_more_than_its_share(monkeypatch):
 def test_pixels_of_another_layout_are_named(shape):
     with pytest.raises(ValueError, match=rf"pixels \({shape[0]}, .*\[B, H, W, 3\]"):
         transformer.patchify(np.zeros(shape), 16)
+
+
+@pytest.mark.parametrize("keys", [2, 1])  # a prompt's keys are those of all pictures
+def test_a_kernel_of_the_device_takes_what_it_can_and_gives_the_same(monkeypatch, keys):
+    random = np.random.default_rng(0)
+    heads = (random.standard_normal((b, 3, n, 8)) for b, n in ((2, 11), (keys, 7), (keys, 7)))
+    query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in heads)
+    expected = transformer.attend_in_blocks(query, key, value)
+    monkeypatch.setattr(transformer, "_attention_kernel", lambda: "xla")
+    found = transformer.attend_in_blocks(query, key, value)
+    np.testing.assert_allclose(*(np.float32(x) for x in (found, expected)), rtol=0, atol=2e-2)
+    in_float32 = [x.astype(jnp.float32) for x in (query, key, value)]
+    np.testing.assert_array_equal(
+        transformer.attend_in_blocks(*in_float32), transformer.attend(*in_float32)
+    )

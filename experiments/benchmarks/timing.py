@@ -56,6 +56,8 @@ def _flops(jaxpr: Any) -> int:
         elif name == "conv_general_dilated":
             outputs_axis = equation.params["dimension_numbers"].rhs_spec[0]
             terms = math.prod(shapes[1]) // shapes[1][outputs_axis]
+        elif name == "dot_product_attention_fwd_wrapper":  # cuDNN's: keys [B, tokens, K, d]
+            terms = 2 * shapes[1][1]
         else:  # the programs inside, those in tuples (branches) too
             terms = 0
             trips = equation.params["length"] if name == "scan" else 1

@@ -4,6 +4,7 @@ Each of the functions without an underscore that the benchmarks ask for gives jo
 functions without arguments that are done when they return. Networks have random weights.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -104,14 +105,13 @@ def _vae(config: StableDiffusionConfig):
     return model
 
 
-def _unet(config: StableDiffusionConfig, dtype: DTypeLike, batch: int):
-    """diffusers' denoiser, and random states of a prompt for a batch."""
+@functools.cache  # it is large, and asked for with several batches
+def _unet(config: StableDiffusionConfig, dtype: DTypeLike):
+    """diffusers' denoiser."""
     from tests.oracles import stable_diffusion
 
     with torch.device(_device()):
-        model = stable_diffusion.unet(config.unet).eval().to(_dtype(dtype))
-        states = torch.randn(batch, config.text.max_position_embeddings, config.text.hidden_size)
-    return model, states.to(model.dtype)
+        return stable_diffusion.unet(config.unet).eval().to(_dtype(dtype))
 
 
 def _maps(config: StableDiffusionConfig, layers: tuple[str, ...], timestep: int, dtype, squares):
@@ -124,7 +124,9 @@ def _maps(config: StableDiffusionConfig, layers: tuple[str, ...], timestep: int,
     from tests.oracles.stable_diffusion import capturing
 
     autoencoder = _vae(config).to(_dtype(dtype))
-    denoiser, prompt = _unet(config, dtype, len(squares))
+    denoiser = _unet(config, dtype)
+    text = len(squares), config.text.max_position_embeddings, config.text.hidden_size
+    prompt = torch.randn(text, device=_device()).to(denoiser.dtype)
     names = stable_diffusion.layer_names(config)
     given = (_channels_first(squares) / 127.5 - 1).to(denoiser.dtype)
 
@@ -166,8 +168,6 @@ def upsample(scores: np.ndarray, pixels: np.ndarray, form: str) -> Jobs:
 
 def stages(
     clip_config: ClipConfig,
-    source: Source,
-    timestep: int,
     dtype: DTypeLike,
     readings: Readings,
     ours: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -175,7 +175,7 @@ def stages(
     text: np.ndarray,
     grid: tuple[int, int],
 ) -> Jobs:
-    """The stages of the pipeline for a batch.
+    """The stages of the pipeline behind the graph, for a batch.
 
     Args:
         ours: cosines [B, C, N], presence [B, C] and attention [B, N, N] that ours makes, so that
@@ -184,7 +184,6 @@ def stages(
         text: of the classes [C, D].
         grid: of the patches in CLIP.
     """
-    _, graph = _maps(source.config, source.layers, timestep, dtype, pixels)
     tower = _clip(clip_config).to(_dtype(dtype))
     projection = torch.nn.Linear(tower.config.hidden_size, clip_config.projection_dim, bias=False)
     projection = projection.to(_device(), _dtype(dtype))
@@ -211,7 +210,7 @@ def stages(
         """Bilinear, as most peers do; ours are joint bilateral."""
         return interpolate(scores, pixels.shape[1:3], mode="bilinear").argmax(1).int().cpu().numpy()
 
-    jobs = {"graph": graph, "CLIP": class_maps, "solver": solver, "pixels": labels}
+    jobs = {"CLIP": class_maps, "solver": solver, "pixels": labels}
     return {name: _job(job) for name, job in jobs.items()}
 
 
