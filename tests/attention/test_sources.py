@@ -125,7 +125,8 @@ def test_layers_have_one_name_each(loaded):
     names = {kind: attention.layer_names(source) for kind, (source, _) in loaded.items()}
     assert names["clip"] == ("0", "1") and names["dino"] == ("0", "1", "affinity", "neighbours")
     assert names["appearance"] == ("colour", "texture", "distance")
-    assert names["stable_diffusion"] == unet.layer_names(loaded["stable_diffusion"][0].config.unet)
+    own = unet.layer_names(loaded["stable_diffusion"][0].config.unet)
+    assert names["stable_diffusion"] == (*own, "cliper")
 
 
 def test_stable_diffusion_sees_pixels_in_its_range(loaded, sd2, squares):

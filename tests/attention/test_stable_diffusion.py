@@ -112,22 +112,65 @@ def test_short_names_are_the_blocks_of_full_resolution(family, pixels, monkeypat
         **{f"down.{i}": f"down_blocks.0.attentions.{i}" for i in range(count)},
         **{f"up.{i}": f"up_blocks.2.attentions.{i}" for i in range(count + 1)},
     }
-    assert set(stable_diffusion.layer_names(config)) == {*names, *unet.layer_names(config.unet)}
+    known = set(stable_diffusion.layer_names(config))
+    assert known == {*names, *unet.layer_names(config.unet), "cliper"}
     monkeypatch.setattr(maps, "_self_attention", lambda *arguments: arguments[-1])
     found = stable_diffusion.self_attention(params, config, pixels, layers=tuple(names))
     assert found == tuple((name, 1.0) for name in names.values())
 
 
-def test_maps_are_weighted_from_pixels_on(loaded, expected_by_family, pixels):
+def _cliper(models, pixels: np.ndarray) -> np.ndarray:
+    """CLIPer's product of diffusers' maps, head by head, in float64, its rows brought to one."""
+    names = [f"up_blocks.2.attentions.{i}" for i in (1, 0)]
+    found = torch_maps(models, pixels, TIMESTEP, only=tuple(names), each_head=True).maps
+    heads = np.concatenate([found[name] for name in names], axis=1).astype(np.float64)
+    products = []
+    for picture in heads:
+        product = np.eye(picture.shape[-1])
+        for a in picture:
+            a = a / (a.max(axis=0) + 1e-5)
+            a[a < 0.1] = 0
+            product = product @ (a / (a.sum(axis=1, keepdims=True) + 1e-5))
+        products.append(product / product.sum(axis=1, keepdims=True))
+    return np.stack(products)
+
+
+@pytest.fixture(scope="module")
+def product(checkpoints_by_family, pixels):
+    return _cliper(checkpoints_by_family["sd2"].models, pixels)
+
+
+@pytest.mark.parametrize("family", ["sd2"], indirect=True)
+def test_clipers_product_is_that_of_diffusers_maps(family, product):
+    found = maps.product_over_heads(
+        [family.lookings[f"up_blocks.2.attentions.{i}"] for i in (1, 0)]
+    )
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found.sum(axis=-1), 1, atol=1e-5)
+    assert np.linalg.norm(found - product) <= 1e-5 * np.linalg.norm(product)
+
+
+def test_a_patch_whose_row_of_the_product_is_empty_looks_at_itself():
+    """The first looks at all others alike, less than a tenth of what each looks at itself."""
+    n = 16
+    query = 30 * np.eye(n, dtype=np.float32)
+    query[0, 0] = -30
+    query, key = (jnp.asarray(x)[None, None] for x in (query, n**0.5 * np.eye(n, dtype=np.float32)))
+    [found] = maps.product_over_heads([unet.Looking(query, key)])
+    np.testing.assert_allclose(found, np.eye(n), atol=1e-6)
+
+
+def test_maps_are_weighted_from_pixels_on(loaded, expected_by_family, product, pixels):
     config, params = loaded["sd2"]
     found = stable_diffusion.self_attention(
-        params, config, pixels, layers=("down.1", "up.2"), weights=(1, 3)
+        params, config, pixels, layers=("down.1", "cliper", "up.2"), weights=(1, 4, 3)
     )
     first, last = (
         expected_by_family["sd2"].maps[name]
         for name in ("down_blocks.0.attentions.1", "up_blocks.2.attentions.2")
     )
-    assert relative(found, 0.25 * first + 0.75 * last) <= 1e-4
+    wanted = 0.125 * first + 0.5 * product + 0.375 * last
+    assert relative(found, wanted) <= 1e-4
 
 
 def test_layers_are_weighted(family):

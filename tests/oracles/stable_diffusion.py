@@ -168,7 +168,9 @@ class TorchMaps(NamedTuple):
 
 
 @torch.inference_mode()
-def torch_maps(models: Models, pixels: np.ndarray, timestep: int, only: str = "") -> TorchMaps:
+def torch_maps(
+    models: Models, pixels: np.ndarray, timestep: int, only: str = "", each_head: bool = False
+) -> TorchMaps:
     """Latents, the denoiser's output, and softmax(qkᵀ/√d) averaged over heads, of all layers.
 
     Args:
@@ -182,7 +184,7 @@ def torch_maps(models: Models, pixels: np.ndarray, timestep: int, only: str = ""
         "", padding="max_length", max_length=length, return_tensors="pt"
     ).input_ids
     prompt = models.text_encoder(token_ids)[0].expand(len(pixels), -1, -1)
-    with capturing(models.unet, only) as maps:
+    with capturing(models.unet, only, each_head) as maps:
         noise = models.unet(latents, timestep, prompt).sample
     latents, noise = (x.permute(0, 2, 3, 1).numpy() for x in (latents, noise))
     return TorchMaps(latents, noise, {name: found.numpy() for name, found in maps.items()})
@@ -190,12 +192,13 @@ def torch_maps(models: Models, pixels: np.ndarray, timestep: int, only: str = ""
 
 @contextlib.contextmanager
 def capturing(
-    model: UNet2DConditionModel, only: str | tuple[str, ...] = ""
+    model: UNet2DConditionModel, only: str | tuple[str, ...] = "", each_head: bool = False
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Softmax(qkᵀ/√d), mean over heads, of the self-attentions as the model runs, by their names.
 
     Args:
         only: the first part of the names of the layers that are captured; "" is all.
+        each_head: [B, K, n, n] instead of the mean.
     """
     suffix, maps = ".transformer_blocks.0.attn1", {}
 
@@ -205,7 +208,8 @@ def capturing(
                 project(args[0]).unflatten(-1, (attention.heads, -1)).transpose(1, 2)
                 for project in (attention.to_q, attention.to_k)
             )
-            maps[name] = (query @ key.mT * attention.scale).softmax(-1).mean(1)
+            found = (query @ key.mT * attention.scale).softmax(-1)
+            maps[name] = found if each_head else found.mean(1)
 
         return hook
 

@@ -19,6 +19,10 @@ from dsolo_jax.transformer import attention_rows, by_rows, precision
 # M2N2's.
 LAYERS = ("up.0", "up.1")
 
+# CLIPer's product over the heads of these two, in this order.
+_CLIPER, _FACTORS = "cliper", ("up.1", "up.0")
+_LEAST, _TINY = 0.1, 1e-5
+
 
 def squares(config: StableDiffusionConfig) -> Squares:
     """Says how pictures are taken: a latent position is 8 pixels wide, sides are multiples of 64.
@@ -34,7 +38,8 @@ def layer_names(config: StableDiffusionConfig) -> dict[str, str]:
     """Maps M2N2's short names and diffusers' names of all self-attentions to the latter.
 
     "down.0", "down.1" are the first down block's, "up.0", "up.1", "up.2" the last up block's: those
-    at the latent's full resolution.
+    at the latent's full resolution. "cliper" is no self-attention of its own, see
+    `product_over_heads`.
     """
     first, last = "down_blocks.0.", f"up_blocks.{len(config.unet.up_block_types) - 1}."
     names = unet.layer_names(config.unet)
@@ -44,7 +49,7 @@ def layer_names(config: StableDiffusionConfig) -> dict[str, str]:
         for name in names
         if name.startswith(stage)
     }
-    return short | {name: name for name in names}
+    return short | {name: name for name in (*names, _CLIPER)}
 
 
 @partial(jax.jit, static_argnames=("config",))
@@ -76,13 +81,14 @@ def self_attention(
         params, config: as `load` gives them.
         pixels: square pictures in -1..1, sides multiples of 64.
         layers: some of `layer_names`. Layers of lower resolution are resampled bilinearly, queries
-            and keys alike, to the latent's r x r.
+            and keys alike, to the latent's r x r. "cliper" is `product_over_heads` of "up.1" and
+            "up.0"; CLIPer's latent has noise, of step 45 of 50, ours has none.
         weights: of each layer, not negative; all alike if None.
         timestep: 0..999.
 
     Returns:
-        softmax(qkᵀ/√d), mean over heads, weighted mean over layers, float32; rows sum to one,
-        N = r · r.
+        softmax(qkᵀ/√d), mean over heads (of "cliper" their product), weighted mean over layers,
+        float32; rows sum to one, N = r · r.
 
     Raises:
         ValueError: see `weigh`; pixels of another shape.
@@ -105,8 +111,14 @@ def _self_attention(params, config, pixels, timestep, weights) -> Float[Array, "
         given = latents, params["prompt"], timestep
         _, lookings = unet.denoise(params["unet"], config.unet, *given)
         total = sum(weight for _, weight in weights)
-        chosen = [lookings[layer] for layer, _ in weights]
-        return mean_attention(chosen, [w / total for _, w in weights], latents.shape[1])
+        shares = {layer: weight / total for layer, weight in weights}
+        product = shares.pop(_CLIPER, 0)
+        chosen = [lookings[layer] for layer in shares]
+        mean = mean_attention(chosen, list(shares.values()), latents.shape[1])
+        if not product:
+            return mean
+        names = layer_names(config)
+        return mean + product * product_over_heads([lookings[names[x]] for x in _FACTORS])
 
 
 def mean_attention(
@@ -130,3 +142,33 @@ def mean_attention(
             maps = jax.vmap(lambda a, grid=grid: resample_attention(a, grid, side))(maps)
         mean = mean + share * maps
     return mean
+
+
+def product_over_heads(lookings: Sequence[Looking]) -> Float[Array, "B N N"]:
+    """Computes CLIPer's fused attention of layers of one resolution; float32, rows sum to one.
+
+        a_h = softmax(qkᵀ/√d) of head h,  b_h = a_h / (largest of the column + 1e-5), 0 below 0.1
+        c_h = b_h / (sum of the row + 1e-5),  M = c_1 c_2 ··· c_H,  A = M / (sum of the row)
+
+    The heads of the first layer come first. One head's map is in memory beside the product. CLIPer
+    applies M itself; bringing rows to sum to one is ours, as is that a patch whose row of M is
+    empty, because it is looked at by none of the patches it looks at, looks at itself.
+
+    Source: CLIPer (Sun et al. 2025) and its code, ovs/pipeline.py, refinement "SFSA".
+    """
+    query, key = (jnp.concatenate(x, axis=1)[:, :, None] for x in zip(*lookings, strict=True))
+    b, _, _, n, _ = query.shape
+
+    def times_head(product, head):
+        q, k = head
+        a = by_rows(partial(attention_rows, key=k), q, n)
+        shares = a / (a.max(axis=-2, keepdims=True) + _TINY)
+        shares = jnp.where(shares < _LEAST, 0, shares)
+        shares = shares / (shares.sum(axis=-1, keepdims=True) + _TINY)
+        return jnp.matmul(product, shares, precision="highest"), None
+
+    itself = jnp.eye(n, dtype=jnp.float32)
+    heads = query.swapaxes(0, 1), key.swapaxes(0, 1)
+    product, _ = jax.lax.scan(times_head, jnp.broadcast_to(itself, (b, n, n)), heads)
+    sums = product.sum(axis=-1, keepdims=True)
+    return jnp.where(sums > 0, product / jnp.where(sums > 0, sums, 1), itself)
