@@ -1,15 +1,16 @@
 """The field's background rule, whole: words that stand for it, and a threshold on probability.
 
 Where a benchmark has a background, it is class 0. It is scored by its words, as every class is by
-its own; and the field's methods, which score by logits, add a threshold (`Threshold`).
+its own; and the field's methods, which score by logits, add thresholds (`Threshold`).
 """
 
 import dataclasses
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dsolo_jax.vocabulary import Vocabulary, fold
 
@@ -37,11 +38,14 @@ class Threshold:
 
         P_q = exp(logit_scale s_q) / sum_q' exp(logit_scale s_q')
 
-    is below `probability`. Source: prob_thd of NACLIP, SCLIP, ProxyCLIP and others.
+    is below `probability`, and nowhere is a class that has at most `area` of all pixels but class
+    0's. None leaves either out. Source: prob_thd of NACLIP, SCLIP, ProxyCLIP and others; area_thd
+    of SCLIP.
     """
 
-    probability: float
+    probability: float | None
     logit_scale: float = 40.0
+    area: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,20 +59,43 @@ class Decision:
     num_classes: int
     threshold: Threshold
 
-    def __call__(self, scores: Float[Array, "Q ..."]) -> Float[Array, "C ..."]:
-        """Folds the scores, and puts the threshold t, in their units, under class 0:
+    def __call__(
+        self, scores: Float[Array, "Q ..."], kept: Bool[Array, "C"] | None = None
+    ) -> Float[Array, "C ..."]:
+        """Folds the scores, takes away classes that are not kept, and puts the threshold t of the
+        probability, in units of the scores, under class 0:
 
-            s_c = max over the queries q of c of s_q
+            s_c = max over the queries q of c of s_q, or -inf
             t   = (log sum_q exp(logit_scale s_q) + log probability) / logit_scale
             s_0 <- max(s_0, t)
 
         The largest probability is below `probability` just where max_c s_c < t. There class 0 has
         the largest score, t; everywhere else t is at most the largest and changes no winner.
         """
-        probability, scale = dataclasses.astuple(self.threshold)
         folded = fold(scores, np.array(self.query_class, np.int32), self.num_classes)
+        if kept is not None:
+            shape = (self.num_classes,) + (1,) * (folded.ndim - 1)
+            folded = jnp.where(kept.reshape(shape), folded, -jnp.inf)
+        probability, scale = self.threshold.probability, self.threshold.logit_scale
+        if probability is None:
+            return folded
         t = (jax.nn.logsumexp(scale * scores, axis=0) + math.log(probability)) / scale
         return folded.at[0].max(t)
+
+    def first(self) -> "Decision | None":
+        """Gives what decides the labels whose areas count, None where no area does: the probability
+        does not yet."""
+        if self.threshold.area is None:
+            return None
+        return dataclasses.replace(self, threshold=Threshold(None))
+
+    def kept(self, areas: Int[Array, "C"]) -> Bool[Array, "C"]:
+        """Says which classes stay, by their pixels in `first`'s labels.
+
+        A class stays where its area is larger than `threshold.area` of all but class 0's.
+        """
+        foreground = jnp.sum(areas[1:]).astype(jnp.float32)
+        return (areas > jnp.float32(self.threshold.area) * foreground).at[0].set(True)
 
 
 def decision(

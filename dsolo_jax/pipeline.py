@@ -8,8 +8,6 @@ arrays): jit, vmap, shard or export them in code of your own. `run` drives them 
 """
 
 import math
-import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
-from PIL import Image
 
-from dsolo_jax import attention, background, clip, devices, images, upsample, vocabulary
+from dsolo_jax import attention, background, clip, devices, vocabulary
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.model import Config, Model
+from dsolo_jax.pictures import AnyPicture, Batch, Picture, batch, bucket, prepare
+from dsolo_jax.pixels import Result, to_pixels
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.discrepancy import discrepancy, needs_graph
 from dsolo_jax.utils import memory
@@ -32,26 +31,6 @@ from dsolo_jax.vocabulary import Vocabulary
 # Pictures an accelerator takes at a time in `segment`. A CPU is as fast with one, and what fills up
 # a batch or its longest picture's bucket would be done in vain.
 _BATCH = 8
-
-AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "_ _ 3"]
-
-
-class Picture(NamedTuple):
-    """A picture made ready on the host: its pixels, its patches at the working size for CLIP, and
-    its square for the attention source."""
-
-    pixels: UInt8[np.ndarray, "H W 3"]
-    patches: Float[np.ndarray, "n K"]
-    grid: tuple[int, int]  # (h, w), n = h · w
-    square: UInt8[np.ndarray, "S S 3"]
-
-
-class Batch(NamedTuple):
-    """B pictures as arrays of one shape; patches behind h · w are padding."""
-
-    patches: Float[np.ndarray, "B n K"]
-    grids: Int[np.ndarray, "B 2"]
-    squares: UInt8[np.ndarray, "B S S 3"]
 
 
 class ClassMaps(NamedTuple):
@@ -67,13 +46,6 @@ class Setting(NamedTuple):
     method: str
     readings: Readings
     threshold: background.Threshold | None = None
-
-
-class Result(NamedTuple):
-    """Index of a class for each pixel; the scores of all of them if they were asked for."""
-
-    labels: Int[np.ndarray, "H W"]
-    scores: Float[np.ndarray, "C H W"] | None
 
 
 def segment(
@@ -110,49 +82,6 @@ def segment(
     found = run(model, pictures, words, [setting], batch_size=size, return_scores=return_scores)
     results = {index: result for index, [result] in found}
     return [results[i] for i in range(len(results))] if images_ is image else results[0]
-
-
-def prepare(config: Config, image: AnyPicture) -> Picture:
-    """Reads a picture, cuts it at the working size into normalised patches, and squeezes it to the
-    attention source's square; on the host.
-
-    Raises:
-        ValueError: it is no picture.
-        FileNotFoundError: no such file.
-    """
-    pixels = images.read_image(image)
-    if config.tokenizer == "miniature" and min(pixels.shape[:2]) > 2 * config.short_side:
-        warnings.warn(
-            "the miniature CLIP knows its own drawn scenes of 112 pixels and 19 words alone, not "
-            "photographs; take another preset",
-            stacklevel=2,
-        )
-    patch = config.clip.vision.patch_size
-    height, width = images.resized_size(
-        *pixels.shape[:2], short_side=config.short_side, long_side=config.long_side, multiple=patch
-    )
-    resized = images.resize(pixels, (height, width))
-    normalised = images.normalise(resized, config.clip.image_mean, config.clip.image_std)
-    [patches] = clip.patchify(normalised[None], patch)
-    square = images.squeeze(pixels, config.source.size)
-    return Picture(pixels, patches, (height // patch, width // patch), square)
-
-
-def batch(pictures: Sequence[Picture]) -> Batch:
-    """Stacks pictures, each padded to the bucket of the longest."""
-    length = bucket(max(len(picture.patches) for picture in pictures))
-    padding = [((0, length - len(picture.patches)), (0, 0)) for picture in pictures]
-    return Batch(
-        np.stack([np.pad(p.patches, pad) for p, pad in zip(pictures, padding, strict=True)]),
-        np.array([picture.grid for picture in pictures], np.int32),
-        np.stack([picture.square for picture in pictures]),
-    )
-
-
-def bucket(length: int) -> int:
-    """The next of the lengths 4, 5, 6, 7, 8, 10, 12, 14, 16, …: at most a quarter of padding."""
-    step = 1 << max(length.bit_length() - 3, 0)
-    return -(-length // step) * step
 
 
 def embed(model: Model, words: Vocabulary) -> Float[Array, "Q D"]:
@@ -373,41 +302,6 @@ def _need_graph(model: Model, settings: Sequence[Setting]) -> bool:
             "loaded without one; load it with graph=True"
         )
     return bool(named)
-
-
-def to_pixels(
-    pixels: UInt8[np.ndarray, "H W 3"],
-    scores: Float[Array, "C r r"],
-    readings: Readings,
-    decide: background.Decision | None = None,
-    return_scores: bool = False,
-) -> Callable[[], Result]:
-    """Starts the upsampling of a picture's scores, on the device they are on.
-
-    Returns:
-        A function that waits for the result and fetches it.
-
-    Raises:
-        ValueError: from that function, scores that are not finite.
-    """
-    options: dict[str, Any] = {"form": readings.upsample, "decide": decide}
-    options |= {name: getattr(readings, name) for name in ("spatial_sigma", "range_sigma")}
-    finite = jnp.all(jnp.isfinite(scores))  # dispatched here, fetched with the result
-    if return_scores:
-        upsampled = upsample.scores(scores, pixels, **options)
-        labels = upsampled.argmax(axis=0).astype(np.int32)
-    else:
-        fetch = upsample.labels(scores, pixels, **options)
-
-    def result() -> Result:
-        if not finite:
-            raise ValueError(
-                "the scores hold NaN or infinity: CLIP's cosines or the patch graph left the range "
-                "of their dtype; load the model in float32, or give another checkpoint"
-            )
-        return Result(labels, upsampled) if return_scores else Result(fetch(), None)
-
-    return result
 
 
 def spread(model: Model) -> Model:

@@ -1,5 +1,5 @@
 """Scores of the patches to scores and labels of the pixels, guided by the picture's colours."""
 
-from dsolo_jax.upsample.strips import FORMS, joint_bilateral, labels, scores
+from dsolo_jax.upsample.strips import FORMS, areas, joint_bilateral, labels, scores
 
-__all__ = ["FORMS", "joint_bilateral", "labels", "scores"]
+__all__ = ["FORMS", "areas", "joint_bilateral", "labels", "scores"]

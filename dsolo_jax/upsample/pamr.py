@@ -115,7 +115,8 @@ def tiles(
         shape = len(rows), len(columns)
         colours = np.zeros((length, 3), np.uint8)
         colours[: math.prod(shape)] = pixels[rows[:, None], columns].reshape(-1, 3)
-        place = np.array([H, W, tile.top, tile.left, len(columns)], np.int32)
+        wanted = *tile.rows, *tile.columns
+        place = np.array([H, W, tile.top, tile.left, len(columns), *wanted], np.int32)
 
         def put(whole, part, tile=tile, shape=shape):
             (y0, y1), (x0, x1) = tile.rows, tile.columns
@@ -130,7 +131,7 @@ def whole(scores: Float[Array, "C h w"], guide: Shaped[Array, "H W 3"]) -> Float
     """Refines a picture as one tile of its own size; pure, with derivatives in the scores."""
     H, W, _ = guide.shape
     held = jnp.pad(guide, ((_BORDER, _BORDER), (_BORDER, _BORDER), (0, 0)), mode="edge")
-    place = np.array([H, W, -_BORDER, -_BORDER, held.shape[1]], np.int32)
+    place = np.array([H, W, -_BORDER, -_BORDER, held.shape[1], 0, H, 0, W], np.int32)
     flat = _refine(scores, held.reshape(-1, 3), place)
     return flat.reshape(-1, *held.shape[:2])[:, _BORDER : _BORDER + H, _BORDER : _BORDER + W]
 
@@ -138,15 +139,15 @@ def whole(scores: Float[Array, "C h w"], guide: Shaped[Array, "H W 3"]) -> Float
 def _refine(
     scores: Float[Array, "C h w"],
     colours: Shaped[Array, "L 3"],
-    place: Int[Array | np.ndarray, "5"],
+    place: Int[Array | np.ndarray, "9"],
     decide: Callable | None = None,
     given: tuple[Any, ...] = (),
     argmax: bool = False,
 ) -> Shaped[Array, "K L"]:
-    """Scores or labels of a tile's pixels; on its rim, 160 wide or the border's copies, and behind
-    its last pixel they have no meaning. `place` is H, W, top, left and the pitch."""
+    """Scores or labels of a tile's wanted pixels, the others zeros. `place` is H, W, top, left, the
+    pitch, and the rows and columns from and to which they are wanted."""
     (C, h, w), L = scores.shape, len(colours)
-    H, W, top, left, pitch = (jnp.asarray(number, jnp.int32) for number in place)
+    H, W, top, left, pitch, y0, y1, x0, x1 = (jnp.asarray(number, jnp.int32) for number in place)
     down, across = jnp.divmod(jnp.arange(L, dtype=jnp.int32), pitch)
     y, x = jnp.clip(top + down, 0, H - 1), jnp.clip(left + across, 0, W - 1)
     # Of a pixel on the border: where the one that it copies lies.
@@ -179,8 +180,10 @@ def _refine(
     refined = lax.map(refine, padded.reshape(blocks, each, h, w)).reshape(-1, L)[:C]
     decided = refined if decide is None else decide(refined, *given)
     if argmax:
-        return jnp.argmax(decided, axis=0, keepdims=True).astype(jnp.int32)
-    return decided.astype(jnp.float32)
+        decided = jnp.argmax(decided, axis=0, keepdims=True).astype(jnp.int32)
+    row, column = top + down, left + across
+    wanted = (y0 <= row) & (row < y1) & (x0 <= column) & (column < x1)
+    return jnp.where(wanted, decided.astype(jnp.int32 if argmax else jnp.float32), 0)
 
 
 _program = jax.jit(_refine, static_argnames=("decide", "argmax"))

@@ -114,12 +114,7 @@ def labels(
         given: arrays that `decide` is given besides, of which only the shapes decide programs.
     """
     kernel = Kernel(form, spatial_sigma, range_sigma)
-    _check_pixels(scores, pixels, kernel)
-    of = scores, pixels
-    if form == "pamr":
-        started = list(pamr.tiles(*of, decide, given, argmax=True))
-    else:
-        started = list(_strips(*of, _limits().labels, kernel, decide, given, argmax=True))
+    started = list(_parts(scores, pixels, kernel, decide, given, argmax=True))
 
     def fetch() -> Int[np.ndarray, "H W"]:
         whole = np.empty((1, *pixels.shape[:2]), np.int32)
@@ -142,18 +137,59 @@ def scores(
 ) -> Float[np.ndarray, "K H W"]:
     """Upsamples as `joint_bilateral` does, then `decide`; arguments and errors as of `labels`."""
     kernel = Kernel(form, spatial_sigma, range_sigma)
-    _check_pixels(scores, pixels, kernel)
-    of = scores, pixels
-    if form == "pamr":
-        parts = pamr.tiles(*of, decide, given)
-    else:
-        parts = _strips(*of, _limits().scores, kernel, decide, given)
     whole = np.empty((0, *pixels.shape[:2]), np.float32)
-    for part, put in parts:
+    for part, put in _parts(scores, pixels, kernel, decide, given):
         if not len(whole):
             whole = np.empty((len(part), *pixels.shape[:2]), np.float32)
         put(whole, np.asarray(part))
     return whole
+
+
+def areas(
+    scores: Float[Array, "C h w"],
+    pixels: UInt8[np.ndarray, "H W 3"],
+    *,
+    num_labels: int,
+    spatial_sigma: float = 1.0,
+    range_sigma: float = 0.1,
+    form: str = "kopf",
+    decide: Decide | None = None,
+) -> Int[Array, "K"]:
+    """Starts counting the pixels of each label that `labels` gives; on the device, not waited for.
+
+    Args:
+        num_labels: K; the other arguments and errors as of `labels`.
+    """
+    kernel = Kernel(form, spatial_sigma, range_sigma)
+    count = sum(
+        _count(part[0], num_labels)
+        for part, _ in _parts(scores, pixels, kernel, decide, (), argmax=True)
+    )
+    # What fills up a part is 0.
+    return count.at[0].set(math.prod(pixels.shape[:2]) - count[1:].sum(dtype=jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames="num_labels")
+def _count(labels: Int[Array, "L"], num_labels: int) -> Int[Array, "K"]:
+    return jnp.zeros(num_labels, jnp.int32).at[labels].add(1)
+
+
+def _parts(
+    scores: Float[Array, "C h w"],
+    pixels: UInt8[np.ndarray, "H W 3"],
+    kernel: Kernel,
+    decide: Decide | None,
+    given: tuple[Any, ...],
+    argmax: bool = False,
+) -> Iterator[tuple[Shaped[Array, "K L"], Callable[[np.ndarray, np.ndarray], None]]]:
+    """Starts the parts of a picture; yields them, and functions as of `pamr.tiles`."""
+    _check(scores, pixels, kernel)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
+    if kernel.form == "pamr":
+        return pamr.tiles(scores, pixels, decide, given, argmax)
+    lengths = _limits().labels if argmax else _limits().scores
+    return _strips(scores, pixels, lengths, kernel, decide, given, argmax)
 
 
 # ------------------------------------------------------------------------------- strips
@@ -213,10 +249,10 @@ def _strips(
     lengths: Sequence[int],
     kernel: Kernel,
     decide: Decide | None,
-    given: tuple[Any, ...] = (),
-    argmax: bool = False,
+    given: tuple[Any, ...],
+    argmax: bool,
 ) -> Iterator[tuple[Shaped[Array, "K L"], Callable[[np.ndarray, np.ndarray], None]]]:
-    """Starts the strips one by one; yields them, and functions as of `pamr.tiles`."""
+    """Starts the strips one by one."""
     (H, W, _), flat = pixels.shape, pixels.reshape(-1, 3)
     group, length, places = cut((H, W), scores.shape, lengths, kernel.spatial_sigma, kernel.form)
     centres = _at_centres(pixels, scores.shape)
@@ -310,12 +346,6 @@ def _upsample(
 
 
 _program = jax.jit(_upsample, static_argnames=("kernel", "group", "decide", "argmax"))
-
-
-def _check_pixels(scores, pixels, kernel: Kernel):
-    _check(scores, pixels, kernel)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
 
 
 def _check(scores, guide, kernel: Kernel):

@@ -161,7 +161,7 @@ def test_float32_where_float64_is_the_default():
         found = upsample.scores(scores, pixels, form="pamr")
         assert found.dtype == np.float32
         program = str(
-            jax.make_jaxpr(pamr._refine)(scores, pixels.reshape(-1, 3), np.zeros(5, np.int32))
+            jax.make_jaxpr(pamr._refine)(scores, pixels.reshape(-1, 3), np.zeros(9, np.int32))
         )
     assert "f64" not in program
     np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -1,0 +1,76 @@
+"""Pictures made ready on the host: patches for CLIP, squares for the attention source, batches."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+
+from dsolo_jax import clip, images
+from dsolo_jax.model import Config
+
+AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "_ _ 3"]
+
+
+class Picture(NamedTuple):
+    """A picture made ready on the host: its pixels, its patches at the working size for CLIP, and
+    its square for the attention source."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    patches: Float[np.ndarray, "n K"]
+    grid: tuple[int, int]  # (h, w), n = h · w
+    square: UInt8[np.ndarray, "S S 3"]
+
+
+class Batch(NamedTuple):
+    """B pictures as arrays of one shape; patches behind h · w are padding."""
+
+    patches: Float[np.ndarray, "B n K"]
+    grids: Int[np.ndarray, "B 2"]
+    squares: UInt8[np.ndarray, "B S S 3"]
+
+
+def prepare(config: Config, image: AnyPicture) -> Picture:
+    """Reads a picture, cuts it at the working size into normalised patches, and squeezes it to the
+    attention source's square; on the host.
+
+    Raises:
+        ValueError: it is no picture.
+        FileNotFoundError: no such file.
+    """
+    pixels = images.read_image(image)
+    if config.tokenizer == "miniature" and min(pixels.shape[:2]) > 2 * config.short_side:
+        warnings.warn(
+            "the miniature CLIP knows its own drawn scenes of 112 pixels and 19 words alone, not "
+            "photographs; take another preset",
+            stacklevel=2,
+        )
+    patch = config.clip.vision.patch_size
+    height, width = images.resized_size(
+        *pixels.shape[:2], short_side=config.short_side, long_side=config.long_side, multiple=patch
+    )
+    resized = images.resize(pixels, (height, width))
+    normalised = images.normalise(resized, config.clip.image_mean, config.clip.image_std)
+    [patches] = clip.patchify(normalised[None], patch)
+    square = images.squeeze(pixels, config.source.size)
+    return Picture(pixels, patches, (height // patch, width // patch), square)
+
+
+def batch(pictures: Sequence[Picture]) -> Batch:
+    """Stacks pictures, each padded to the bucket of the longest."""
+    length = bucket(max(len(picture.patches) for picture in pictures))
+    padding = [((0, length - len(picture.patches)), (0, 0)) for picture in pictures]
+    return Batch(
+        np.stack([np.pad(p.patches, pad) for p, pad in zip(pictures, padding, strict=True)]),
+        np.array([picture.grid for picture in pictures], np.int32),
+        np.stack([picture.square for picture in pictures]),
+    )
+
+
+def bucket(length: int) -> int:
+    """The next of the lengths 4, 5, 6, 7, 8, 10, 12, 14, 16, …: at most a quarter of padding."""
+    step = 1 << max(length.bit_length() - 3, 0)
+    return -(-length // step) * step
