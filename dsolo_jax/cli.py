@@ -19,6 +19,7 @@ from dsolo_jax import background, draw, images, vocabulary
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.folder import PICTURES, by_stem, files_in
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
+from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.faults import is_message, message
 from dsolo_jax.utils.files import write_csv
 from dsolo_jax.utils.progress import progress, show
@@ -67,7 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", default="dslo_b16", help=f"one of: {', '.join(dsolo.PRESETS)}")
     add("--clip", help="a hub id, a folder or 'miniature', instead of the preset's CLIP")
     add("--attention", help="source of the patch graph, instead of the preset's")
-    add("--method", default="velocity", choices=METHODS, metavar="NAME", help=", ".join(METHODS))
+    methods = ", ".join(METHODS)
+    add("--method", choices=METHODS, metavar="NAME", help=f"instead of the preset's: {methods}")
     add("--readings", help="instead of the preset's: robust, paper, or robust,tau=0.3")
     add("--overwrite", action="store_true", help="segment again what is there already")
     add("--verbose", action="store_true", help="show where an error came from")
@@ -91,12 +93,13 @@ def _segment(options: argparse.Namespace) -> int:
             raise ValueError(f"--output would overwrite the picture {target}; choose another")
     todo = [p for p, t in targets.items() if single or options.overwrite or not t.exists()]
     if todo:
+        preset = dsolo.PRESETS[choose("preset", options.preset, dsolo.PRESETS)]
         model = dsolo.load(
             options.preset,
             options.clip,
             options.attention,
             readings=options.readings,
-            graph=needs_graph(options.method),
+            graph=needs_graph(options.method or preset.method),
         )
     failed = []
     for picture in todo if single else progress(todo, len(todo), "segment"):

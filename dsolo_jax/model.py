@@ -15,6 +15,7 @@ from dsolo_jax import attention as sources
 from dsolo_jax import clip as rooms
 from dsolo_jax import devices, vocabulary
 from dsolo_jax.checkpoints import Params, weights_dtype
+from dsolo_jax.peers import PEERS
 from dsolo_jax.readings import BUNDLES, Readings, resolve
 from dsolo_jax.utils import cache, fingerprint, memory
 from dsolo_jax.utils.checks import choose
@@ -28,7 +29,8 @@ _MATRICES = 4
 
 
 class Preset(NamedTuple):
-    """Where the weights come from, the readings the model goes by, and its sizes, see `load`."""
+    """Where the weights come from, the readings the model goes by, its sizes and its layers, see
+    `load`, and its method, see `Config`."""
 
     clip: str
     attention: str
@@ -36,6 +38,8 @@ class Preset(NamedTuple):
     short_side: int | None = None
     attention_size: int | None = None
     grid: int | None = None
+    attention_layers: tuple[str, ...] | None = None
+    method: str = "velocity"
 
 
 _CLIPS = {"b16": "openai/clip-vit-base-patch16", "l14": "openai/clip-vit-large-patch14"}
@@ -49,6 +53,19 @@ PRESETS = {
         *((name, name, "robust") for name in ("sd1", "dino", "dinov2", "clip", "appearance")),
     )
     for size, clip in _CLIPS.items()
+}
+PRESETS |= {
+    f"{name}_{scale}": Preset(
+        _CLIPS[scale],
+        peer.attention,
+        peer.readings,
+        attention_size=peer.size,
+        grid=peer.grid,
+        attention_layers=peer.layers or None,
+        method=peer.method,
+    )
+    for name, peer in PEERS.items()
+    for scale in peer.scales
 }
 # Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone. The
 # start served best there; real checkpoints are known to do better by naclip (docs/method.md).
@@ -72,6 +89,7 @@ class Config:
     short_side, long_side: working size of a picture in CLIP, pixels (mmseg's keep-ratio rule).
     tokenizer: where CLIP's tokenizer is.
     text_weights: fingerprint of the text tower, under which text embeddings are kept.
+    method: what scores the classes where none is named, one of `dsolo.METHODS`.
     """
 
     clip: rooms.ClipConfig
@@ -82,6 +100,7 @@ class Config:
     long_side: int
     tokenizer: str
     text_weights: str
+    method: str = "velocity"
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "mesh"])
@@ -126,16 +145,17 @@ def load(
         dtype: of the encoders' weights and activations: float32 if None, or "bf16", "fp16".
         readings: "robust", "paper", "robust,tau=0.3" or a `Readings`, instead of the preset's.
         attention_layers, attention_weights: layers of the source that are averaged, and how; if
-            None "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first of CLIP, all
-            cues of appearance.
+            None the preset's, or "up.0" and "up.1" of Stable Diffusion, the last of DINO, the first
+            of CLIP, all cues of appearance.
         attention_size: side of the square the source sees, pixels; if None the preset's, where that
-            is for its source or its CLIP, or the source's own, about 512 but for "miniature": 512
-            gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
+            is for its source, its CLIP or its layers, or the source's own, about 512 but for
+            "miniature": 512 gives Stable Diffusion N = 4096 patches, 1024 gives N = 16384.
         timestep: of Stable Diffusion's one step, 0..999.
         grid: side of the solver's grid; the preset's, or the source's own, if None.
         short_side, long_side: see `Config`; the preset's short side, or 336, if None.
         graph: whether the source's weights are loaded. Without them the model serves the methods
-            that need no attention, "kl" and "logits", on the same grid.
+            that need no attention, "kl" and "logits", on the same grid. With a start that needs the
+            graph they are loaded whatever this is.
 
     Raises:
         ValueError: unknown preset, source, layer or dtype; a checkpoint that does not fit; a grid
@@ -145,10 +165,14 @@ def load(
     chosen = PRESETS[choose("preset", preset, PRESETS)]
     devices.check()
     readings = chosen.readings if readings is None else resolve(readings)
+    graph = graph or rooms.needs_graph(readings.start)
     name = chosen.attention if attention is None else os.fspath(attention)
+    if attention_layers is None:
+        attention_layers = chosen.attention_layers
     if grid is not None and grid < 1:
         raise ValueError(f"grid is {grid}; wanted the side of the solver's grid, such as 32")
-    if attention_size is None and name in (chosen.attention, "clip"):
+    own = name in (chosen.attention, "clip") or chosen.attention_layers is not None
+    if attention_size is None and own:
         attention_size = chosen.attention_size
     dtype = weights_dtype(dtype)
     cache.keep_compilations()
@@ -170,6 +194,7 @@ def load(
         long_side=long_side,
         tokenizer=checkpoint,
         text_weights=fingerprint.of_arrays(clip_params["text"]),
+        method=chosen.method,
     )
     return Model(config, {"clip": clip_params, "attention": attention_params})
 
