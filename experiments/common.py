@@ -157,9 +157,9 @@ def dataset_settings(name: str | None = None) -> dict[str, Any]:
         refuse(f"with --dataset={name}, it is for {other}", *_ALONE[other])
     if kind == "a folder":
         refuse("with --dataset=folder, which has no splits", "split")
-    methods = [FLAGS.method] if "method" in FLAGS else list(METHODS)
+    methods = [method()] if "method" in FLAGS else list(METHODS)
     official = datasets.protocol(name)
-    if all(protocol.threshold(method) == official.threshold(method) for method in methods):
+    if all(protocol.threshold(one) == official.threshold(one) for one in methods):
         names = "background_rule", "probability_threshold", "logit_scale"
         refuse(f"with --dataset={name}, where no threshold comes of it", *names)
     return _values(_DATASET) | {"dataset": name, "protocol": dataclasses.asdict(protocol)}
@@ -236,6 +236,11 @@ def define_model() -> None:
 def preset() -> str:
     """Names the preset of the flag, or of the dataset."""
     return FLAGS.preset or ("miniature" if FLAGS.dataset == miniature.NAME else _PRESET)
+
+
+def method() -> str:
+    """Names the method of the flag, or of the preset."""
+    return FLAGS.method or PRESETS[preset()].method
 
 
 def model_settings() -> dict[str, Any]:

@@ -21,7 +21,7 @@ import jax
 from absl import flags
 
 import dsolo_jax as dsolo
-from dsolo_jax import datasets, draw, images, pipeline, vocabulary
+from dsolo_jax import clip, datasets, draw, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 from experiments import common, processes
@@ -32,7 +32,9 @@ _ALL = "all"
 
 common.define_dataset("ade20k")
 common.define_model()
-_METHOD = flags.DEFINE_enum("method", "velocity", list(METHODS), "What scores the classes.")
+flags.DEFINE_enum(
+    "method", None, list(METHODS), "What scores the classes; the preset's by default."
+)
 _LIMIT, _BATCH_SIZE, _OUTPUT_DIR, _OVERWRITE = common.define_run("outputs/<dataset>_<method>", 1)
 _SAVE_PREDICTIONS = flags.DEFINE_bool("save_predictions", False, "Index PNGs of original size.")
 _PANEL = flags.DEFINE_integer(
@@ -52,8 +54,8 @@ _WAIT_SECONDS = flags.DEFINE_float(
 
 def main() -> None:
     _join()
-    method, dataset = _METHOD.value, flags.FLAGS.dataset
-    if not needs_graph(method):
+    method, dataset = common.method(), flags.FLAGS.dataset
+    if not needs_graph(method) and not clip.needs_graph(common.readings().start):
         common.refuse(f"with --method={method}", "layers", "layer_weights", "timestep")
     output_dir = Path(_OUTPUT_DIR.value or f"outputs/{dataset}_{method}").expanduser()
     names = _prepared() if dataset == _ALL else [dataset]
@@ -115,11 +117,11 @@ def _evaluate(
     panel = usual if _PANEL.value is None else _PANEL.value
     config = {
         **common.dataset_settings(dataset.name),
-        "threshold_applied": dataset.protocol.threshold(_METHOD.value) is not None,
+        "threshold_applied": dataset.protocol.threshold(common.method()) is not None,
         "label_coding": dataset.coding,
         "pictures": {"prepared": len(dataset), "official": dataset.official},
         "limit": _LIMIT.value,
-        "method": _METHOD.value,
+        "method": common.method(),
         "batch_size": _BATCH_SIZE.value,
         "save_predictions": bool(_SAVE_PREDICTIONS.value or panel),
         **common.model_settings(),
