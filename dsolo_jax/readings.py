@@ -12,6 +12,7 @@ from typing import Any
 
 from dsolo_jax.clip.starts import STARTS
 from dsolo_jax.solver.normalise import NORMALISERS, RULES
+from dsolo_jax.solver.optimise import SCHEDULES, TARGETS
 from dsolo_jax.solver.path import COSTS
 from dsolo_jax.solver.velocity import CRITERIA
 from dsolo_jax.upsample import FORMS
@@ -59,6 +60,12 @@ class Readings:
     alpha: float = _number(
         0.95, "label propagation's share of the neighbours; LPOSS: 0.95", 0, 0.999
     )
+    optimise_target: str = _choice("graph", TARGETS, "of the optimisation; oracle: ablation alone")
+    optimise_steps: int = _number(30, "of Adam", 0, 1_000_000)
+    optimise_rate: float = _number(0.2, "of a step, in units of the temperature")
+    optimise_schedule: str = _choice("constant", SCHEDULES, "what becomes of that rate")
+    optimise_entropy: float = _number(0.0, "weight of the entropy in what is minimised", 0)
+    optimise_every: int = _number(10, "steps between two estimates of the target", 1)
     upsample: str = _choice("kopf", FORMS, "scores to pixels: Kopf's JBU, M2N2's (dense), bilinear")
     spatial_sigma: float = _number(1.0, "of JBU, in patches of the solver's grid; M2N2: 1")
     range_sigma: float = _number(0.1, "of JBU, in colours of 0..1; M2N2: 0.1")

@@ -7,7 +7,8 @@ python -m experiments.ablate --search=300                     # readings, by rul
 
 Each row is a run like those of experiments.eval, in a folder of its own; what was cut off goes on
 when it is started again. Leaves table.md, table.csv and a PNG of each table; of a search, which
-changes each reading alone and reports what it takes on --split, search.md and search.json.
+changes each reading alone and reports what it takes on --split, search.md and search.json. The
+table 'optimisation' also times its rows: optimisation.csv, and what moving the logits costs.
 """
 
 from functools import partial
@@ -17,7 +18,7 @@ from absl import flags
 
 from dsolo_jax.readings import BUNDLES, resolve
 from dsolo_jax.utils.files import write_csv, write_json, write_text
-from experiments import ablation, bootstrap, charts, common, search
+from experiments import ablation, bootstrap, charts, common, optimisation, search
 
 common.define_dataset("miniature")
 common.define_model()
@@ -97,7 +98,17 @@ def _tables(output_dir, dataset, load, measure, config) -> None:
         }
         parts.append(ablation.markdown(table, found[table]))
         parts += [ablation.gains(variant, of, counts) for variant, of in of_variant.items()]
-        charts.draw_table(output_dir / f"{table}.png", table, found[table])
+        if table != "optimisation":
+            charts.draw_table(output_dir / f"{table}.png", table, found[table])
+            continue
+        settings = {
+            variant: {
+                row.name: ablation.setting(row, readings, dataset.protocol)[0] for row in rows
+            }
+            for variant, readings in variants.items()
+        }
+        of_table = settings, found[table], output_dir
+        parts.append(optimisation.report(load(), dataset, *of_table))
     text = "\n".join(parts)
     print(text)
     write_text(output_dir / "table.md", text)

@@ -18,7 +18,7 @@ from dsolo_jax.readings import Readings, described
 from dsolo_jax.solver.discrepancy import needs_graph
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.progress import progress
-from experiments import bootstrap, evaluation
+from experiments import bootstrap, evaluation, optimisation
 from experiments.bootstrap import Interval, Tally
 from experiments.tables import aligned
 
@@ -97,13 +97,26 @@ LITERAL = tuple(
     for winner in ("smallest", "largest")
 )
 
-# What one solve gives, beside logits that are moved step by step.
-CLOSED_FORMS = tuple(
-    Row(method, method)
-    for method in ("logits", "kl", "path", "velocity", "logits_propagate", "label_propagation")
+# What one solve gives, beside logits that are moved step by step; without a step all targets are
+# the same.
+OPTIMISATION = (
+    *(
+        Row(method, method)
+        for method in ("logits", "kl", "path", "velocity", "logits_propagate", "label_propagation")
+    ),
+    *(
+        Row(
+            f"optimise, {target}, {steps}",
+            "optimise",
+            {"optimise_target": target, "optimise_steps": steps},
+        )
+        for target in ("graph", "oracle")
+        for steps in optimisation.STEPS
+        if steps or target == "graph"
+    ),
 )
 
-_LISTED = {"ladder": LADDER, "literal": LITERAL, "optimisation": CLOSED_FORMS}
+_LISTED = {"ladder": LADDER, "literal": LITERAL, "optimisation": OPTIMISATION}
 TABLES = (*_LISTED, *_SWEEPS, "source", "layer", "timestep")
 
 
@@ -170,7 +183,10 @@ def measure(
     for source in dict.fromkeys(source for _, source in wanted.values()):
         # The first folder of each setting holds its run.
         names = {s: name for name, (s, of) in reversed(wanted.items()) if of == source}
-        model = load(**dict(source), graph=any(needs_graph(s.method) for s in names))
+        graph = any(needs_graph(s.method) or clip.needs_graph(s.readings.start) for s in names)
+        model = load(**dict(source), graph=graph)
+        if any(map(optimisation.knows_truth, names)):
+            optimisation.refuse_windows(model)
         made = config | evaluation.made_with(model) | dict(source)
         start = time.monotonic()
         with contextlib.ExitStack() as stack:
@@ -185,12 +201,17 @@ def measure(
                 }
                 run = evaluation.Run(output_dir / name, dataset, of_run, overwrite)
                 runs[setting] = stack.enter_context(run)
-            todo = sorted({i for run in runs.values() for i in run.todo()})
             label = ", ".join([what, *(f"{name} {value}" for name, value in source)])
-            found = evaluation.predictions(model, dataset, todo, list(runs), batch_size=batch_size)
-            for example, predictions in progress(found, len(todo), label) if todo else ():
-                for run, labels in zip(runs.values(), predictions, strict=True):
-                    run.add(example, labels)
+            for predict, bounds in (
+                (evaluation.predictions, False),
+                (optimisation.predictions, True),
+            ):
+                own = {s: run for s, run in runs.items() if optimisation.knows_truth(s) == bounds}
+                todo = sorted({i for run in own.values() for i in run.todo()})
+                found = predict(model, dataset, todo, list(own), batch_size=batch_size)
+                for example, predictions in progress(found, len(todo), label) if todo else ():
+                    for run, labels in zip(own.values(), predictions, strict=True):
+                        run.add(example, labels)
             for setting, run in runs.items():
                 run.finish(time.monotonic() - start)
                 tallies[setting, source] = run.tally()

@@ -13,6 +13,8 @@ from experiments.bootstrap import Interval
 if TYPE_CHECKING:  # it takes a third of a second to import
     from matplotlib.figure import Figure
 
+Note = tuple[float, float, str]  # x, y, and what stands beside the point
+
 _BARS = 50  # in a column
 _NUMBERED = 32  # classes up to which the cells of a confusion matrix hold their number
 
@@ -83,6 +85,44 @@ def draw_table(path: Path, title: str, rows: Mapping[str, Mapping[str, Interval]
     axes.set(title=title, ylabel="mIoU %")
     figure.legend(fontsize="small", loc="outside lower center", ncols=3)
     write(path, figure)
+
+
+def lines_and_marks(
+    title: str,
+    panels: Mapping[str, tuple[Mapping[str, Sequence[Note]], Sequence[Note]]],
+    xlabel: str,
+    ylabel: str,
+) -> "Figure":
+    """Draws lines through annotated points, and single points beside them, over a logarithmic axis.
+
+    Args:
+        panels: by name, the lines by theirs, and the single points.
+    """
+    figure = _figure(8.5 * len(panels), 6)
+    figure.suptitle(title)
+    row = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (name, (lines, marks)) in zip(row, panels.items(), strict=True):
+        for label, points in lines.items():
+            x, y, notes = zip(*points, strict=True)
+            [line] = axes.plot(x, y, marker="o", ms=4, label=label)
+            for at in zip(x, y, notes, strict=True):
+                _note(axes, *at, above=True, color=line.get_color())
+        for x, y, note in marks:
+            axes.plot(x, y, marker="D", ms=5, color="black")
+            _note(axes, x, y, note, above=False, color="black")
+        axes.set_xscale("log")
+        axes.margins(x=0.12)
+        axes.set(title=name, xlabel=xlabel, ylabel=ylabel)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small", loc="best")
+    return figure
+
+
+def _note(axes, x: float, y: float, text: str, *, above: bool, color: str) -> None:
+    place = {"xytext": (0, 6), "ha": "center"} if above else {"xytext": (7, -3), "ha": "left"}
+    axes.annotate(
+        text, (x, y), textcoords="offset points", fontsize="x-small", color=color, **place
+    )
 
 
 def write(path: Path, figure: "Figure") -> None:

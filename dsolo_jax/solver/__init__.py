@@ -7,6 +7,7 @@ from `jax.vmap` outside. Rows are distributions, a step of the chain is `f @ T`.
 
 from dsolo_jax.solver.kl import kl_discrepancy
 from dsolo_jax.solver.normalise import normalise, suppress
+from dsolo_jax.solver.optimise import OptimalLogits, optimal_logits
 from dsolo_jax.solver.path import OptimalPath, optimal_path, transport_cost
 from dsolo_jax.solver.propagation import label_propagation
 from dsolo_jax.solver.stochastic import doubly_stochastic
@@ -14,12 +15,14 @@ from dsolo_jax.solver.velocity import MaxVelocity, max_velocity, propagate
 
 __all__ = [
     "MaxVelocity",
+    "OptimalLogits",
     "OptimalPath",
     "doubly_stochastic",
     "kl_discrepancy",
     "label_propagation",
     "max_velocity",
     "normalise",
+    "optimal_logits",
     "optimal_path",
     "propagate",
     "suppress",

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.fixed_point import check
 from dsolo_jax.solver.kl import kl_discrepancy
 from dsolo_jax.solver.normalise import normalise, suppress
+from dsolo_jax.solver.optimise import optimal_logits
 from dsolo_jax.solver.path import needs_log_domain, optimal_path, transport_cost
 from dsolo_jax.solver.propagation import label_propagation
 from dsolo_jax.solver.stochastic import doubly_stochastic
@@ -135,6 +136,39 @@ def _label_propagation(f: Array, attention: Array, r: Readings) -> Array:
     return (1 - r.alpha) * label_propagation(f, attention, alpha=r.alpha)
 
 
+def _optimise(f: Array, attention: Array, r: Readings) -> Array:
+    """What the paper argues against: the logits moved step by step, here along the graph."""
+    if r.optimise_target == "oracle":
+        raise ValueError(
+            "optimise_target=oracle is the ground truth, a bound that only the ablation can have "
+            "(python -m experiments.ablate --tables=optimisation); choose optimise_target=graph"
+        )
+    return optimised(f, r, attention=attention)
+
+
+def optimised(
+    f: Float[Array, "C N"],
+    readings: Readings,
+    *,
+    attention: Float[Array, "N N"] | None = None,
+    truth: Int[Array, "N"] | None = None,
+) -> Float[Array, "C N"]:
+    """Moves the cosines to the target that the readings name, see `optimal_logits`."""
+    found = optimal_logits(
+        f,
+        attention,
+        truth,
+        target=readings.optimise_target,
+        temperature=_temperature(f, readings),
+        steps=readings.optimise_steps,
+        rate=readings.optimise_rate,
+        schedule=readings.optimise_schedule,
+        entropy=readings.optimise_entropy,
+        every=readings.optimise_every,
+    )
+    return found.scores
+
+
 def _signed(scores: Array, r: Readings) -> Array:
     """Scores that are largest where the discrepancy is smallest, or turned round."""
     return -scores if r.winner == "largest" else scores
@@ -186,6 +220,7 @@ METHODS = {
     "propagate": Method(_propagate, needs_graph=True),
     "logits_presence": Method(_logits, needs_graph=False),
     "class_token": Method(lambda f, *_: 0 * f, needs_graph=False, presence=lambda readings: 1.0),
+    "optimise": Method(_optimise, needs_graph=True),
     # What the peers do with cosines and a graph.
     "logits_propagate": Method(_logits_propagate, needs_graph=True, presence=_no_presence),
     "label_propagation": Method(_label_propagation, needs_graph=True, presence=_no_presence),
