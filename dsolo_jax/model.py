@@ -87,6 +87,8 @@ class Config:
     readings: the open choices that are taken where none are named.
     grid: side r of the solver's square grid, N = r · r.
     short_side, long_side: working size of a picture in CLIP, pixels (mmseg's keep-ratio rule).
+    crop, stride: side of the windows that a picture is cut into, and from one to the next, pixels
+        of the resized picture; None: the picture is taken whole.
     tokenizer: where CLIP's tokenizer is.
     text_weights: fingerprint of the text tower, under which text embeddings are kept.
     method: what scores the classes where none is named, one of `dsolo.METHODS`.
@@ -101,6 +103,12 @@ class Config:
     tokenizer: str
     text_weights: str
     method: str = "velocity"
+    crop: int | None = None
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        patch = self.clip.vision.patch_size
+        _check_windows(self.crop, self.stride, short_side=self.short_side, patch=patch)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params"], meta_fields=["config", "mesh"])
@@ -131,6 +139,8 @@ def load(
     grid: int | None = None,
     short_side: int | None = None,
     long_side: int = 2048,
+    crop: int | None = None,
+    stride: int | None = None,
     graph: bool = True,
 ) -> Model:
     """Loads the weights a preset names, and turns JAX's persistent compilation cache on.
@@ -153,13 +163,14 @@ def load(
         timestep: of Stable Diffusion's one step, 0..999.
         grid: side of the solver's grid; the preset's, or the source's own, if None.
         short_side, long_side: see `Config`; the preset's short side, or 336, if None.
+        crop, stride: see `Config` and `windows`.
         graph: whether the source's weights are loaded. Without them the model serves the methods
             that need no attention, "kl" and "logits", on the same grid. With a start that needs the
             graph they are loaded whatever this is.
 
     Raises:
         ValueError: unknown preset, source, layer or dtype; a checkpoint that does not fit; a grid
-            that does not fit into memory.
+            that does not fit into memory; windows that leave gaps or are none.
         OSError: a checkpoint that cannot be had; no device of the kind asked for.
     """
     chosen = PRESETS[choose("preset", preset, PRESETS)]
@@ -179,6 +190,9 @@ def load(
     checkpoint = os.fspath(chosen.clip if clip is None else clip)
     clip_config, clip_params = rooms.load(checkpoint, dtype)
     vocabulary.tokenizer_of(checkpoint, clip_config.text)
+    short_side = short_side or chosen.short_side or _SHORT_SIDE
+    patch = clip_config.vision.patch_size
+    _check_windows(crop, stride, short_side=short_side, patch=patch)  # before the source's weights
     how: dict[str, Any] = {"layers": attention_layers, "weights": attention_weights}
     how |= {"size": attention_size, "timestep": timestep, "graph": graph}
     source, attention_params = sources.load(name, dtype, clip=(clip_config, clip_params), **how)
@@ -190,13 +204,43 @@ def load(
         source=source,
         readings=readings,
         grid=grid,
-        short_side=short_side or chosen.short_side or _SHORT_SIDE,
+        short_side=short_side,
         long_side=long_side,
         tokenizer=checkpoint,
         text_weights=fingerprint.of_arrays(clip_params["text"]),
         method=chosen.method,
+        crop=crop,
+        stride=stride,
     )
     return Model(config, {"clip": clip_params, "attention": attention_params})
+
+
+def _check_windows(crop: int | None, stride: int | None, *, short_side: int, patch: int) -> None:
+    """Refuses windows that leave gaps, that CLIP cannot cut, or that are no part of a picture."""
+    if crop is None and stride is None:
+        return
+    if crop is None:
+        raise ValueError(
+            f"stride is {stride} without a crop, and would do nothing; give crop too, the side of "
+            f"the windows, such as {2 * max(stride or 1, 1)}, or leave stride out"
+        )
+    nearest = patch * max(1, (2 * crop + patch) // (2 * patch))
+    if crop < 1 or crop % patch:
+        raise ValueError(
+            f"crop is {crop}; wanted a multiple of CLIP's patch of {patch} pixels, such as "
+            f"{nearest}"
+        )
+    side = patch * max(1, (2 * short_side + patch) // (2 * patch))
+    if crop > side:
+        raise ValueError(
+            f"crop is {crop}, larger than the short side of the resized pictures, {side}; wanted "
+            "at most that, or a larger short_side; leave crop out to take pictures whole"
+        )
+    if stride is None or not 1 <= stride <= crop:
+        raise ValueError(
+            f"stride is {stride}; wanted 1 to {crop}, the crop, as windows must leave no gaps; the "
+            f"field takes half of it, {max(crop // 2, 1)}"
+        )
 
 
 def _check_memory(side: int) -> None:
