@@ -13,7 +13,7 @@ from dsolo_jax.attention import dino, stable_diffusion
 from dsolo_jax.datasets.protocols import PROTOCOLS
 from dsolo_jax.peers import PEERS, PUBLISHED, published
 from dsolo_jax.solver.discrepancy import needs_graph
-from tests.oracles.last_layers import last_features, proxy_attention
+from tests.oracles.last_layers import affinity, last_features
 
 _KNOWN = [name for name in PROTOCOLS if name not in ("miniature", "folder")]
 
@@ -156,7 +156,8 @@ def test_proxyclip_is_torchs_from_dinos_pixels_to_projected_patches(
     with torch.no_grad():
         given = torch.tensor(seen).permute(0, 3, 1, 2)
         features = torch_dino(given, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
-    expected = last_features(model, pixels, "proxyclip", proxy_attention(features.numpy()))
+    graph = np.stack([affinity(picture) for picture in features.numpy()]).astype(np.float32)
+    expected = last_features(model, pixels, "proxyclip", graph)
 
     config, params = dino.load(tiny_dino)
     graph = dino.self_attention(params, config, seen, layers=("affinity",))

@@ -15,6 +15,7 @@ from dsolo_jax import checkpoints
 from dsolo_jax.attention import dino
 from dsolo_jax.attention.dino import config as configs
 from dsolo_jax.attention.dino import tower as towers
+from tests.oracles.last_layers import affinity
 
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 _DINOV2 = {"image_size": 70, "patch_size": 14, "mlp_ratio": 2, **_SIZES}
@@ -93,20 +94,6 @@ def _rows(maps: np.ndarray) -> np.ndarray:
     return maps / maps.sum(-1, keepdims=True)
 
 
-def _affinity(features: np.ndarray) -> np.ndarray:
-    """ProxyCLIP's formula for one picture, patch by patch, in float64."""
-    features = features.astype(np.float64)
-    n = len(features)
-    cosines = np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in features] for a in features])
-    logits = 3 * (cosines - 1.2 * cosines.mean())
-    attention = np.zeros((n, n))
-    for i in range(n):
-        kept = [j for j in range(n) if logits[i, j] >= 0 or i == j]
-        attention[i, kept] = np.exp(logits[i, kept])
-        attention[i] /= attention[i].sum()
-    return attention
-
-
 # ------------------------------------------------------------------------------------ parity
 
 
@@ -136,10 +123,10 @@ def test_layers_are_averaged_by_their_weights(loaded, kind):
     model, config, params = loaded[kind]
     pixels = _pixels(config, 4, 6)
     features, maps = _torch(model, pixels)
-    affinity = np.stack([_affinity(picture) for picture in features])
+    near = np.stack([affinity(picture) for picture in features])
     layers, weights = ("0", "affinity", "-1"), (0.5, 0.2, 2.0)
     found = dino.self_attention(params, config, pixels, layers=layers, weights=weights)
-    expected = _rows(0.5 * maps[0] + 0.2 * affinity + 2.0 * maps[1])
+    expected = _rows(0.5 * maps[0] + 0.2 * near + 2.0 * maps[1])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
@@ -169,7 +156,7 @@ def test_affinity_is_proxyclips_on_the_last_features(loaded, kind):
     pixels = _pixels(config, 4, 6)
     found = dino.self_attention(params, config, pixels, layers=("affinity",))
     for picture, features in zip(found, _torch(model, pixels)[0], strict=True):
-        expected = _affinity(features)
+        expected = affinity(features)
         assert (expected == 0).any() and (expected > 0).sum() > len(expected)
         np.testing.assert_allclose(picture, expected, rtol=0, atol=1e-5)
 

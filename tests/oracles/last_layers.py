@@ -5,7 +5,7 @@ Written from the peers' formulas; nothing here is shared with the package.
 
 import numpy as np
 import torch
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate
 
 
 def last_features(
@@ -72,9 +72,15 @@ def _gaussian(h: int, w: int) -> torch.Tensor:
     return found
 
 
-def proxy_attention(features: np.ndarray, gamma: float = 3.0, beta: float = 1.2) -> np.ndarray:
-    """ProxyCLIP's A [B, N, N] of another encoder's last features [B, N, D]."""
-    unit = normalize(torch.tensor(features), dim=-1)
-    cosines = unit @ unit.transpose(1, 2)
-    logits = gamma * (cosines - beta * cosines.mean((1, 2), keepdim=True))
-    return logits.masked_fill(logits < 0, -torch.inf).softmax(-1).numpy()
+def affinity(features: np.ndarray) -> np.ndarray:
+    """ProxyCLIP's A [N, N] of last features [N, D], patch by patch, in float64."""
+    features = features.astype(np.float64)
+    n = len(features)
+    cosines = np.array([[a @ b / np.sqrt((a @ a) * (b @ b)) for b in features] for a in features])
+    logits = 3 * (cosines - 1.2 * cosines.mean())
+    attention = np.zeros((n, n))
+    for i in range(n):
+        kept = [j for j in range(n) if logits[i, j] >= 0 or i == j]
+        attention[i, kept] = np.exp(logits[i, kept])
+        attention[i] /= attention[i].sum()
+    return attention
