@@ -17,12 +17,13 @@ AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "_ _ 3"]
 
 class Picture(NamedTuple):
     """A picture made ready on the host: its pixels, its patches at the working size for CLIP, and
-    its square for the attention source."""
+    its square for the attention source; what windows are cut from, where the model has some."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     patches: Float[np.ndarray, "n K"]
     grid: tuple[int, int]  # (h, w), n = h · w
     square: UInt8[np.ndarray, "S S 3"]
+    resized: UInt8[np.ndarray, "a b 3"] | None = None
 
 
 class Batch(NamedTuple):
@@ -53,10 +54,19 @@ def prepare(config: Config, image: AnyPicture) -> Picture:
         *pixels.shape[:2], short_side=config.short_side, long_side=config.long_side, multiple=patch
     )
     resized = images.resize(pixels, (height, width))
+    whole = view(config, pixels, resized)
+    return whole if config.crop is None else whole._replace(resized=resized)
+
+
+def view(
+    config: Config, pixels: UInt8[np.ndarray, "H W 3"], resized: UInt8[np.ndarray, "a b 3"]
+) -> Picture:
+    """Makes a picture, or a window of one, ready whose size for CLIP is chosen already."""
+    patch = config.clip.vision.patch_size
+    grid = resized.shape[0] // patch, resized.shape[1] // patch
     normalised = images.normalise(resized, config.clip.image_mean, config.clip.image_std)
     [patches] = clip.patchify(normalised[None], patch)
-    square = images.squeeze(pixels, config.source.size)
-    return Picture(pixels, patches, (height // patch, width // patch), square)
+    return Picture(pixels, patches, grid, images.squeeze(pixels, config.source.size))
 
 
 def batch(pictures: Sequence[Picture]) -> Batch:

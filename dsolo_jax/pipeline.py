@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from dsolo_jax import attention, background, clip, devices, vocabulary
+from dsolo_jax import attention, background, clip, devices, vocabulary, windows
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.model import Config, Model
 from dsolo_jax.pictures import AnyPicture, Batch, Picture, batch, bucket, prepare
@@ -48,6 +48,16 @@ class Setting(NamedTuple):
     threshold: background.Threshold | None = None
 
 
+class _View(NamedTuple):
+    """What goes through the networks: a picture, or a window of it."""
+
+    number: int  # of the picture
+    pixels: UInt8[np.ndarray, "H W 3"]  # of the picture
+    part: Picture
+    place: Int[np.ndarray, "6"] | None = None  # of a window, see `windows.cut`
+    last: bool = True  # of the picture's
+
+
 def segment(
     model: Model,
     image: AnyPicture | Sequence[AnyPicture],
@@ -74,11 +84,12 @@ def segment(
         MemoryError: a device's memory is full.
     """
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
-    method = getattr(model.config, "method", "velocity") if method is None else method
+    method = model.config.method if method is None else method
     setting = Setting(method, model.config.readings if readings is None else resolve(readings))
     images_: Sequence[Any] = image if isinstance(image, list | tuple) else [image]
     pictures = (prepare(model.config, one) for one in images_)
-    size = 1 if jax.default_backend() == "cpu" else min(_BATCH, len(images_))
+    few = len(images_) if model.config.crop is None else _BATCH
+    size = 1 if jax.default_backend() == "cpu" else min(_BATCH, few)
     found = run(model, pictures, words, [setting], batch_size=size, return_scores=return_scores)
     results = {index: result for index, [result] in found}
     return [results[i] for i in range(len(results))] if images_ is image else results[0]
@@ -223,12 +234,14 @@ def run(
     The graph of a picture is made once, its class maps once for each start, however many settings
     there are. Pictures whose patches fall into one bucket go through the networks together,
     `batch_size` on each device; so they may come out in another order. Labels are fetched after the
-    next batch has been dispatched, so that no device waits for the host.
+    next batch has been dispatched, so that no device waits for the host. Of a model with windows
+    (`Config.crop`) it is these that fill the batches; only those of a batch are held, and a sum a
+    picture, see `windows`.
 
     Args:
         pictures: of `prepare`.
-        batch_size: pictures a device takes at a time; a batch that lacks some is filled up, so that
-            every batch goes through the same programs.
+        batch_size: pictures or windows a device takes at a time; a batch that lacks some is filled
+            up, so that every batch goes through the same programs.
         return_scores: also give every pixel's scores; each picture is then waited for.
         watch: called with the name and the value of each stage when it has been dispatched.
 
@@ -243,24 +256,39 @@ def run(
     of_clip |= {"text": embed(model, words)}
     program = partial(devices.program, mesh=model.mesh)
     size = batch_size * (1 if model.mesh is None else model.mesh.size)
-    waiting: dict[int, list[tuple[int, Picture]]] = {}
+    waiting: dict[int, list[_View]] = {}
+    sums: dict[tuple[int, int], windows.Sum] = {}  # of a picture and a setting
     started: dict[int, list[Callable[[], Result]]] = {}
 
     def finish() -> Iterator[tuple[int, list[Result]]]:
         for index, fetches in started.items():
             yield index, [fetch() for fetch in fetches]
 
-    def groups() -> Iterator[list[tuple[int, Picture]]]:
-        for item in enumerate(pictures):
-            group = waiting.setdefault(bucket(len(item[1].patches)), [])
-            group.append(item)
+    def groups() -> Iterator[list[_View]]:
+        for view in _views(model.config, pictures):
+            length = bucket(len(view.part.patches))
+            group = waiting.setdefault(length, [])
+            group.append(view)
             if len(group) == size:
-                yield waiting.pop(bucket(len(item[1].patches)))
+                yield waiting.pop(length)
         yield from waiting.values()
+
+    def whole(
+        view: _View, setting: int, found: Float[Array, "C r r"]
+    ) -> Float[Array, "C r r"] | None:
+        """The picture's scores, once its last window is in."""
+        if view.place is None:
+            return found
+        so_far = sums.pop((view.number, setting), None)
+        so_far = windows.add(so_far, found, view.place, windows.points(model.config))
+        if view.last:
+            return windows.mean(so_far)
+        sums[view.number, setting] = so_far
+        return None
 
     with memory.explained():
         for group in groups():
-            indices, members = zip(*group, strict=True)
+            members = [view.part for view in group]
             arrays = batch([*members, *[members[-1]] * (size - len(members))])
             graph_ = None
             if with_graph:
@@ -273,8 +301,9 @@ def run(
                 by_graph = {"graph": graph_} if clip.needs_graph(start) else {}
                 maps[start] = make(of_clip, {"pictures": arrays, **by_graph})
             watch("CLIP", maps)
-            fetches: dict[int, list[Callable[[], Result]]] = {index: [] for index in indices}
-            for setting in settings:
+            fetches: dict[int, list[Callable[[], Result]]]
+            fetches = {view.number: [] for view in group if view.last}
+            for s, setting in enumerate(settings):
                 solved, decide = background.decision(words, setting.method, setting.threshold)
                 how: dict[str, Any] = {"method": setting.method, "readings": setting.readings}
                 make = program(scores, num_classes=len(solved.classes), **how)
@@ -282,13 +311,30 @@ def run(
                 attention_ = graph_ if needs_graph(setting.method) else None
                 found = make(of_class, {"maps": maps[setting.readings.start], "graph": attention_})
                 watch("solver", found)
-                for (index, picture), one in zip(group, devices.each(found), strict=False):
-                    fetch = to_pixels(picture.pixels, one, setting.readings, decide, return_scores)
-                    fetches[index].append(fetch)
+                for view, part in zip(group, devices.each(found), strict=False):
+                    if (one := whole(view, s, part)) is None:
+                        continue
+                    fetch = to_pixels(view.pixels, one, setting.readings, decide, return_scores)
+                    fetches[view.number].append(fetch)
                     watch("pixels", None)
             yield from finish()
             started = fetches
         yield from finish()
+
+
+def _views(config: Config, pictures: Iterable[Picture]) -> Iterator[_View]:
+    """Lists the pictures, or their windows, one when it is asked for."""
+    for index, picture in enumerate(pictures):
+        if config.crop is None:
+            yield _View(index, picture.pixels, picture)
+            continue
+        last = None
+        for part, place in windows.cut(config, picture):
+            if last is not None:
+                yield last
+            last = _View(index, picture.pixels, part, place, last=False)
+        assert last is not None
+        yield last._replace(last=True)
 
 
 def _need_graph(model: Model, settings: Sequence[Setting]) -> bool:

@@ -390,7 +390,7 @@ def test_a_mesh_of_one_device_changes_no_bit(small, mixed):
 
 
 _SPREAD = """
-import sys, jax, numpy as np
+import dataclasses, sys, jax, numpy as np
 import dsolo_jax as dsolo
 from dsolo_jax import pipeline, vocabulary
 assert len(jax.devices()) == 4
@@ -398,21 +398,25 @@ model = dsolo.load(clip=sys.argv[1], attention="appearance", short_side=64, atte
 spread = pipeline.spread(model)
 assert spread.mesh.size == 4 and pipeline.spread(spread) is spread
 random, sizes = np.random.default_rng(0), [64, 64, 96, 64, 64, 64]
-pictures = [pipeline.prepare(model.config, random.integers(0, 256, (64, size, 3), np.uint8))
-            for size in sizes]
+pixels = [random.integers(0, 256, (64, size, 3), np.uint8) for size in sizes]
 words = vocabulary.parse(["sky", "grass", "coal"])
 settings = [pipeline.Setting("fusion", model.config.readings)]
-one, four = (dict(pipeline.run(m, pictures, words, settings, return_scores=True))
-             for m in (model, spread))
-assert sorted(one) == sorted(four) == list(range(len(pictures)))
-for i in one:
-    np.testing.assert_array_equal(one[i][0].scores, four[i][0].scores)
+windows = dataclasses.replace(model.config, crop=32, stride=24)
+for config in (model.config, windows):
+    pictures = [pipeline.prepare(config, picture) for picture in pixels]
+    one, four = (
+        dict(pipeline.run(dataclasses.replace(m, config=config), pictures, words, settings,
+                          return_scores=True))
+        for m in (model, spread))
+    assert sorted(one) == sorted(four) == list(range(len(pictures)))
+    for i in one:
+        np.testing.assert_array_equal(one[i][0].scores, four[i][0].scores)
 print("same")
 """
 
 
 def test_four_devices_give_what_one_gives(demo):
-    """To the bit, of two buckets whose last batches are not full."""
+    """To the bit, of two buckets whose last batches are not full, and by windows."""
     flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
     ran = subprocess.run(
         [sys.executable, "-c", _SPREAD, demo / "clip"],
