@@ -50,8 +50,8 @@ _FINE = 64
 _BOTH = ("b16", "l14")
 
 PEERS = {
-    # Without the residual sum and the MLP, as NACLIP, ClearCLIP and FreeCP run it again; MaskCLIP's
-    # own code (chongzhou96/MaskCLIP) keeps both.
+    # Without the residual sum and the MLP, as the field's table of starts has it; MaskCLIP's own
+    # code keeps both, by the copies of it in other repositories.
     "maskclip": Peer(_readings("maskclip"), grid=_FINE),
     "sclip": Peer(_readings("sclip"), grid=_FINE),
     "clearclip": Peer(_readings("clearclip"), grid=_FINE, scales=_BOTH),
@@ -123,8 +123,8 @@ _SCLIP = {
 # How each peer runs the benchmarks, as changes to the fields of their protocols. What is not named
 # is the benchmark's own; without a crop the picture is taken whole.
 PUBLISHED: dict[str, dict[str, Changes]] = {
-    # Its own protocol is another (crops of 512, no words for the background). This is the one by
-    # which later papers run it again, as far as it is known: SCLIP's without the area threshold.
+    # Its own protocol was not read. This is the one by which later papers run it again, as far as
+    # it is known: SCLIP's without the area threshold.
     "maskclip": _SCLIP | {"voc21": _threshold(0.1, logit_scale=65.0)},
     "sclip": _SCLIP,
     # github.com/mc-lan/ClearCLIP: clearclip_segmentor.py, configs/cfg_*.py, cls_voc21.txt. Its
@@ -148,8 +148,8 @@ PUBLISHED: dict[str, dict[str, Changes]] = {
         "coco_object": _threshold(0.1, logit_scale=40.0),
         "cityscapes": {"short_side": 560},
     },
-    # github.com/mc-lan/ProxyCLIP: proxyclip_segmentor.py, configs/cfg_*.py; those of VOC20 and
-    # Context59 were not there, METHOD's notes say 336 pixels.
+    # github.com/mc-lan/ProxyCLIP: proxyclip_segmentor.py, configs/cfg_*.py. Those of VOC20 and
+    # Context59 could not be had; 336 pixels are from secondary notes on its code.
     "proxyclip": {
         _USUAL: {"short_side": 336, "crop": 336, "stride": 112, "vocabulary": "proxyclip"},
         "voc21": _threshold(0.2, logit_scale=40.0),
