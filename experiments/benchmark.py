@@ -15,7 +15,7 @@ from absl import flags
 import dsolo_jax as dsolo
 from dsolo_jax.utils.files import write_json
 from experiments import common
-from experiments.benchmarks import memory, networks, pipeline, solver, upsample
+from experiments.benchmarks import memory, networks, peers, pipeline, solver, upsample
 
 STAGES = {
     "solver": solver.run,
@@ -23,6 +23,7 @@ STAGES = {
     "clip": networks.pictures,
     "text": networks.texts,
     "graph": networks.graphs,
+    "peers": peers.run,
     "pipeline": pipeline.run,
     "memory": memory.run,
 }

@@ -214,6 +214,54 @@ def stages(
     return {name: _job(job) for name, job in jobs.items()}
 
 
+def last_layers(
+    config: ClipConfig, pixels: np.ndarray, starts: tuple[str, ...], graph: np.ndarray
+) -> Jobs:
+    """transformers' image tower with the last layer of each peer."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    from tests.oracles.last_layers import last_features
+
+    theirs = CLIPConfig(
+        vision_config=CLIPVisionConfig(patch_size=config.vision.patch_size).to_dict(),
+        text_config=CLIPTextConfig(num_hidden_layers=1).to_dict(),
+    )
+    model = CLIPModel._from_config(theirs, attn_implementation="sdpa").eval()
+    return {x: _job(functools.partial(last_features, model, pixels, x, graph)) for x in starts}
+
+
+def of_class_maps(
+    maps: np.ndarray, picture: np.ndarray, query: np.ndarray, key: np.ndarray, features: np.ndarray
+) -> Jobs:
+    """What peers make of class maps [C, r, r]: labels of a picture, or other class maps [C, N].
+
+    Args:
+        query, key: of Stable Diffusion's heads [K, N, d], for CLIPer.
+        features: of DINO [N, D], for LPOSS.
+    """
+    from tests.oracles import peers
+
+    scores, colours = torch.tensor(maps), torch.tensor(picture).permute(2, 0, 1) / 255
+    of_query, size = torch.arange(len(maps)), picture.shape[:2]
+    flat, side = scores.flatten(1), maps.shape[-1]
+    q, k, found = (torch.tensor(x) for x in (query, key, features))
+
+    def naclip():
+        refined = peers.pamr(peers.pixels(scores, size), colours)
+        return peers.labels(refined, of_query, 40, 0.1)
+
+    def cliper():
+        return peers.cliper((q @ k.mT / q.shape[-1] ** 0.5).softmax(-1), flat)
+
+    jobs = {
+        "naclip": naclip,
+        "sclip": lambda: peers.labels(peers.pixels(scores, size), of_query, 65, 0.1, 0.1),
+        "cliper": cliper,
+        "lposs": lambda: peers.lposs(found, side, flat),
+    }
+    return {name: _job(job) for name, job in jobs.items()}
+
+
 def robust_velocity(
     cosines: torch.Tensor, attention: torch.Tensor, presence: torch.Tensor, readings: Readings
 ) -> torch.Tensor:

@@ -64,11 +64,9 @@ def last_features(
 def _gaussian(h: int, w: int) -> torch.Tensor:
     """NACLIP's, of tokens with the class token first."""
     found = torch.zeros(1 + h * w, 1 + h * w)
-    for i in range(h * w):
-        for j in range(h * w):
-            (r1, c1), (r2, c2) = divmod(i, w), divmod(j, w)
-            squared = (r1 - r2) ** 2 + (c1 - c2) ** 2
-            found[1 + i, 1 + j] = np.exp(-squared / (2 * 5.0**2))
+    place = torch.cartesian_prod(torch.arange(h), torch.arange(w))
+    squared = ((place[:, None] - place) ** 2).sum(-1)
+    found[1:, 1:] = torch.exp(-squared / (2 * 5.0**2))
     return found
 
 
