@@ -139,6 +139,11 @@ def define_dataset(default: str) -> None:
         flags.DEFINE_float("probability_threshold", None, "Below it a pixel is background."),
         flags.DEFINE_float("logit_scale", None, "Of the probabilities' softmax.", lower_bound=1e-3),
         flags.DEFINE_bool("reduce_zero_label", None, "Stored 0 does not count; others move down."),
+        integer("crop", None, "Side of sliding windows, pixels; pictures are whole by default."),
+        integer("stride", None, "From one window to the next, pixels; at most --crop."),
+        flags.DEFINE_float(
+            "area_threshold", None, "A class with at most this share of the foreground is none."
+        ),
     )
 
 
@@ -159,10 +164,18 @@ def dataset_settings(name: str | None = None) -> dict[str, Any]:
         refuse("with --dataset=folder, which has no splits", "split")
     methods = [method()] if "method" in FLAGS else list(METHODS)
     official = datasets.protocol(name)
-    if all(protocol.threshold(one) == official.threshold(one) for one in methods):
+    if all(_probability(protocol, one) == _probability(official, one) for one in methods):
         names = "background_rule", "probability_threshold", "logit_scale"
         refuse(f"with --dataset={name}, where no threshold comes of it", *names)
     return _values(_DATASET) | {"dataset": name, "protocol": dataclasses.asdict(protocol)}
+
+
+def _probability(protocol: Protocol, method: str) -> tuple[float, float] | None:
+    """The threshold on probability and its scale, where there is one."""
+    found = protocol.threshold(method)
+    if found is None or found.probability is None:
+        return None
+    return found.probability, found.logit_scale
 
 
 def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
@@ -174,7 +187,9 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
     """
     name = settings.get("dataset")
     fields = {field.name for field in dataclasses.fields(Protocol) if field.init}
-    protocol = Protocol(**{key: settings["protocol"][key] for key in fields})
+    # Of older versions' records some fields were not there yet, and did what their defaults do.
+    recorded = {key: value for key, value in settings["protocol"].items() if key in fields}
+    protocol = Protocol(**recorded)
     if name == miniature.NAME:
         return miniature.load(settings["split"], settings["world_seed"], protocol=protocol)
     needed = ("images", "labels", "classes") if name == "folder" else ("data_dir",)
@@ -276,5 +291,7 @@ def load_model(protocol: Protocol, **changes: Any) -> dsolo.Model:
         "grid": FLAGS.grid,
         "short_side": protocol.short_side,
         "long_side": protocol.long_side,
+        "crop": protocol.crop,
+        "stride": protocol.stride,
     }
     return dsolo.load(preset(), **(arguments | changes))

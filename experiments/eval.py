@@ -68,9 +68,13 @@ def main() -> None:
     model = pipeline.spread(model)
     watch("loading")
     found = []
-    for one in chosen:
-        sides = {side: getattr(one.protocol, side) for side in ("short_side", "long_side")}
-        sized = dataclasses.replace(model, config=dataclasses.replace(model.config, **sides))
+    sides = "short_side", "long_side", "crop", "stride"
+    configs = [  # all of them first: a crop that does not fit one shows before any is run
+        dataclasses.replace(model.config, **{side: getattr(one.protocol, side) for side in sides})
+        for one in chosen
+    ]
+    for one, config in zip(chosen, configs, strict=True):
+        sized = dataclasses.replace(model, config=config)
         folder = output_dir / one.name if dataset == _ALL else output_dir
         found.append(_evaluate(sized, one, folder, made, watch))
     if jax.process_index() == 0:

@@ -39,6 +39,10 @@ class Protocol:
     logit_scale: probabilities are softmax(logit_scale * cosine).
     reduce_zero_label: the stored label 0 does not count and is no class; the others move down.
     background_words: of class 0, separated by ", ", instead of the vocabulary's.
+    crop, stride: of windows, pixels of the resized picture, see `dsolo_jax.windows`; None takes the
+        picture whole, as DSLO does. NACLIP, SCLIP and ClearCLIP take windows of 224 every 112.
+    area_threshold: a class that has at most this share of all pixels but the background's becomes
+        background; None leaves it out. SCLIP takes 0.1 on voc21.
     """
 
     short_side: int
@@ -49,6 +53,9 @@ class Protocol:
     logit_scale: float
     reduce_zero_label: bool
     background_words: str | None = None
+    crop: int | None = None
+    stride: int | None = None
+    area_threshold: float | None = None
 
     def __post_init__(self):
         choose("vocabulary", self.vocabulary, VOCABULARIES)
@@ -64,13 +71,27 @@ class Protocol:
                 f"background rule {rule!r} needs a probability_threshold between 0 and 1, such as "
                 f"0.1, found {threshold}"
             )
+        if (area := self.area_threshold) is None:
+            return
+        if rule == "none":
+            raise ValueError(
+                f"area_threshold is {area}, but no class is the background, which small classes "
+                "would become: the background rule is 'none'; leave it out"
+            )
+        if not 0 < area < 1:
+            raise ValueError(
+                f"area_threshold is {area}; wanted a share between 0 and 1, such as 0.1"
+            )
 
     def threshold(self, method: str) -> Threshold | None:
-        """Gives the threshold that the rule applies to scores of `method`."""
+        """Gives the thresholds that are applied to scores of `method`: on probability by the rule,
+        on areas with every method."""
         probability = self.probability_threshold
         if self.background_rule == "logits_threshold" and method != "logits":
             probability = None
-        return None if probability is None else Threshold(probability, self.logit_scale)
+        if probability is None and self.area_threshold is None:
+            return None
+        return Threshold(probability, self.logit_scale, self.area_threshold)
 
 
 # fmt: off

@@ -39,6 +39,14 @@ def test_the_threshold_is_of_logits_unless_asked_for():
     assert protocol("ade20k").threshold("logits") is None
 
 
+def test_the_area_threshold_is_of_every_method():
+    ours = protocol("voc21", area_threshold=0.1)
+    assert ours.threshold("logits") == Threshold(0.1, 40, 0.1)
+    assert ours.threshold("velocity") == Threshold(None, 40, 0.1)
+    words = protocol("voc21", background_rule="words", area_threshold=0.2)
+    assert words.threshold("logits") == Threshold(None, 40, 0.2)
+
+
 def test_every_value_can_be_overridden():
     changes = {
         "short_side": 448,
@@ -48,6 +56,9 @@ def test_every_value_can_be_overridden():
         "background_rule": "threshold",
         "probability_threshold": 0.25,
         "logit_scale": 50.0,
+        "crop": 224,
+        "stride": 112,
+        "area_threshold": 0.1,
     }
     changed = dataclasses.asdict(protocol("coco_object", **changes))
     assert changes.items() <= changed.items()
@@ -113,6 +124,8 @@ def test_reducing_the_zero_label_makes_one_of_a_pair_the_other():
             {"probability_threshold": 1.5},
             "needs a probability_threshold between 0 and 1.* 1.5",
         ),
+        ("voc20", {"area_threshold": 0.1}, "area_threshold is 0.1, but no class is the background"),
+        ("voc21", {"area_threshold": 1.0}, "area_threshold is 1.0; wanted .* between 0 and 1"),
         ("folder", {"background_rule": "threshold"}, "needs a probability_threshold.*None"),
     ],
 )

@@ -66,6 +66,9 @@ _DATASET = {
     "probability_threshold": Row(_VOC, "--probability_threshold=0.5"),
     "logit_scale": Row(_VOC, "--logit_scale=7"),
     "reduce_zero_label": Row(_ADE, "--noreduce_zero_label"),
+    "crop": Row(f"{_WORLD} --crop=64 --stride=32", "--crop=48"),
+    "stride": Row(f"{_WORLD} --crop=64 --stride=32", "--stride=16"),
+    "area_threshold": Row(_VOC, "--area_threshold=0.1"),
 }
 # On routes where they could do nothing.
 _REFUSED = [
@@ -368,6 +371,12 @@ def test_a_flag_that_would_do_nothing_is_refused(command, given, added, places, 
     _, error = done(command, arguments, model, tmp_path)
     flag = added.split("=")[0]
     assert f"{flag} would do nothing" in error and "Traceback" not in error
+
+
+def test_a_threshold_on_areas_has_no_logit_scale(places, model, tmp_path):
+    given = [*_VOC.format_map(places).split(), "--area_threshold=0.1", "--logit_scale=7"]
+    _, error = done("eval", given, model, tmp_path)
+    assert "--logit_scale would do nothing" in error and "--area" not in error
 
 
 @pytest.mark.parametrize("command", ["eval", "ablate"])
