@@ -66,7 +66,9 @@ class Readings:
     optimise_schedule: str = _choice("constant", SCHEDULES, "what becomes of that rate")
     optimise_entropy: float = _number(0.0, "weight of the entropy in what is minimised", 0)
     optimise_every: int = _number(10, "steps between two estimates of the target", 1)
-    upsample: str = _choice("kopf", FORMS, "scores to pixels: Kopf's JBU, M2N2's (dense), bilinear")
+    upsample: str = _choice(
+        "kopf", FORMS, "scores to pixels: Kopf's JBU, M2N2's (dense), bilinear, then PAMR"
+    )
     spatial_sigma: float = _number(1.0, "of JBU, in patches of the solver's grid; M2N2: 1")
     range_sigma: float = _number(0.1, "of JBU, in colours of 0..1; M2N2: 0.1")
 
