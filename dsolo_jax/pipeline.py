@@ -275,7 +275,7 @@ def run(
 
     def whole(
         view: _View, setting: int, found: Float[Array, "C r r"]
-    ) -> Float[Array, "C r r"] | None:
+    ) -> Float[Array, "C R R"] | None:
         """The picture's scores, once its last window is in."""
         if view.place is None:
             return found

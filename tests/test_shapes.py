@@ -36,11 +36,10 @@ for attention in ("clip", "appearance", *folders):
     text = pipeline.embed(model, words)
     forward = partial(pipeline.forward, config=model.config, num_classes=3)
     jax.eval_shape(forward, model.params, pictures=batch, text=text, query_class=of)
+graph = jnp.zeros((2, model.config.grid**2, model.config.grid**2))
 for start in dsolo.clip.STARTS:
-    if dsolo.clip.needs_graph(start):  # of which class_maps gets none
-        continue
     maps = partial(pipeline.class_maps, config=model.config, start=start)
-    jax.eval_shape(maps, model.params, pictures=batch, text=text)
+    jax.eval_shape(maps, model.params, pictures=batch, text=text, graph=graph)
 for method in dsolo.METHODS:
     for readings in ("robust", "paper", "robust,suppress=range,normalise=logits"):
         jax.eval_shape(
@@ -48,7 +47,9 @@ for method in dsolo.METHODS:
             jnp.zeros((3, 16)), jnp.zeros((16, 16)), jnp.zeros(3),
         )
 dsolo.segment(model, pictures, words)
-threshold = background.Threshold(0.5, 40.0)
+windows = {"short_side": 64, "crop": 48, "stride": 32}
+dsolo.segment(dsolo.load("naclip_b16", clip, grid=8, **windows), pictures[0], words)
+threshold = background.Threshold(0.5, 40.0, area=0.1)
 setting = pipeline.Setting("velocity", model.config.readings, threshold)
 list(pipeline.run(model, map(partial(pipeline.prepare, model.config), pictures), words, [setting]))
 dsolo.segment(model, pictures, words, return_scores=True)
@@ -56,12 +57,14 @@ dsolo.segment(model, pictures, words, return_scores=True)
 config, params = dsolo.clip.load(clip)
 pixels = jnp.zeros((2, 64, 48, 3))
 jax.eval_shape(partial(dsolo.clip.encode_image, params, config), pixels)
-encode = partial(dsolo.clip.encode_image, params, config, start="proxyclip")
-jax.eval_shape(lambda *given: encode(given[0], graph=given[1]), pixels, jnp.ones((2, 16, 16)))
 jax.eval_shape(partial(dsolo.clip.encode_text, params, config), jnp.ones((3, 77), jnp.int32))
 config, params = dsolo.attention.stable_diffusion.load(folders[0])
 pixels = jnp.zeros((1, 64, 64, 3))
-jax.eval_shape(partial(dsolo.attention.stable_diffusion.self_attention, params, config), pixels)
+attend = dsolo.attention.stable_diffusion.self_attention
+jax.eval_shape(partial(attend, params, config, layers=("up.0", "cliper")), pixels)
+config, params = dsolo.attention.dino.load(folders[1])
+attend = dsolo.attention.dino.self_attention
+jax.eval_shape(partial(attend, params, config, layers=("affinity", "neighbours")), pixels)
 example = miniature.load()[0]
 metrics.mean_iou(metrics.confusion_matrix(example["labels"], example["labels"], 19))
 for form in upsample.FORMS:

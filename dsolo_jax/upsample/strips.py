@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Integer, Shaped, UInt8
 
 from dsolo_jax.upsample import pamr
 from dsolo_jax.upsample.weights import WINDOWS, Kernel, Tiles, centre_pixel, first_pixel, product
@@ -170,7 +170,7 @@ def areas(
 
 
 @functools.partial(jax.jit, static_argnames="num_labels")
-def _count(labels: Int[Array, "L"], num_labels: int) -> Int[Array, "K"]:
+def _count(labels: Integer[Array, "L"], num_labels: int) -> Int[Array, "K"]:
     return jnp.zeros(num_labels, jnp.int32).at[labels].add(1)
 
 
