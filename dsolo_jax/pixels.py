@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dsolo_jax import background, upsample
 from dsolo_jax.readings import Readings
@@ -41,7 +42,7 @@ def to_pixels(
             each: dict[str, Any] = {"decide": first, "num_labels": decide.num_classes}
             options["given"] = (decide.kept(upsample.areas(scores, pixels, **each, **options)),)
         options["decide"] = decide
-    finite = jnp.all(jnp.isfinite(scores))  # dispatched here, fetched with the result
+    finite = _finite(scores)  # dispatched here, fetched with the result
     if return_scores:
         upsampled = upsample.scores(scores, pixels, **options)
         labels = upsampled.argmax(axis=0).astype(np.int32)
@@ -57,3 +58,8 @@ def to_pixels(
         return Result(labels, upsampled) if return_scores else Result(fetch(), None)
 
     return result
+
+
+@jax.jit
+def _finite(scores: Float[Array, "C r r"]) -> Bool[Array, ""]:
+    return jnp.all(jnp.isfinite(scores))

@@ -86,9 +86,9 @@ def joint_bilateral(
     if form == "pamr":
         return pamr.whole(scores, guide)
     H, W, _ = guide.shape
-    group, _, (place,) = cut((H, W), scores.shape, (H * W,), spatial_sigma, form)
-    centres = _at_centres(guide, scores.shape)
-    flat = _upsample(scores, guide.reshape(-1, 3), centres, tuple(place), kernel, group)
+    group, _, ((*place, groups, tiles),) = cut((H, W), scores.shape, (H * W,), spatial_sigma, form)
+    centres, loops = _at_centres(guide, scores.shape), (int(groups), int(tiles))
+    flat = _upsample(scores, guide.reshape(-1, 3), centres, place, loops, kernel, group)
     return flat.reshape(-1, H, W)
 
 
@@ -213,8 +213,8 @@ def cut(
             hold one row of cells.
 
     Returns:
-        G, L, and of each strip: H, W, the first pixel row held, the first wanted, groups of G rows
-        of cells from and to, tiles a cell.
+        G, L, and of each strip: H, W, the first pixel row held, the first wanted, the first group
+        of G rows of cells, how many groups, tiles a cell.
     """
     (H, W), (C, h, w) = size, shape
     window = (2 * WINDOWS[form][0](spatial_sigma) + 1) ** 2
@@ -237,9 +237,9 @@ def cut(
     step = groups if fit(length) == h else fit(length) // group
     first = np.arange(0, groups, step)
     wanted = first_pixel(first * group, h, H)
-    held, last = np.maximum(wanted - halo, 0), np.minimum(first + step, groups)
+    held, count = np.maximum(wanted - halo, 0), np.minimum(step, groups - first)
     tiles = -(-(-(-H // h) * -(-W // w)) // TILE)
-    places = np.broadcast_arrays(H, W, held, wanted, first, last, tiles)
+    places = np.broadcast_arrays(H, W, held, wanted, first, count, tiles)
     return group, length, np.stack(places, axis=1).astype(np.int32)
 
 
@@ -265,7 +265,21 @@ def _strips(
         def put(whole, part, start=start, stop=stop):
             whole.reshape(-1, H * W)[:, start:stop] = part[:, : stop - start]
 
-        yield _program(scores, strip, centres, place, kernel, group, decide, given, argmax), put
+        arrays, options = (
+            (scores, strip, centres, place[:5]),
+            (kernel, group, decide, given, argmax),
+        )
+        if jax.default_backend() == "cpu":
+            yield _program(*arrays, place[5:], *options), put
+        else:  # which would wait for the host after every round of a loop of unknown length
+            groups, tiles = map(int, place[5:])
+            yield _program_of_loops(*arrays, (groups, _rounded(tiles)), *options), put
+
+
+def _rounded(tiles: int) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: what is too many has no pixels."""
+    power = 1 << max(tiles - 1, 0).bit_length()
+    return 3 * power // 4 if power > 2 and tiles <= 3 * power // 4 else power
 
 
 def _at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
@@ -282,7 +296,8 @@ def _upsample(
     scores: Float[Array, "C h w"],
     pixels: Shaped[Array, "L 3"],
     centres: Shaped[Array, "h w 3"],
-    place: Sequence[np.int32] | Int[Array, "7"],
+    place: Sequence[np.int32] | Int[Array, "5"],
+    loops: tuple[int, int] | Int[Array, "2"],
     kernel: Kernel,
     group: int,
     decide: Decide | None = None,
@@ -291,12 +306,12 @@ def _upsample(
 ) -> Shaped[Array, "K L"]:
     """Upsamples a strip: scores or labels of its pixels in raster order, behind them zeros.
 
-    `centres` are the picture's colours at the patches' centres; of `place` and `group` see `cut`.
-    Where its place is NumPy's numbers the loops have a known length, and so a reverse derivative.
+    `centres` are the picture's colours at the patches' centres; of the others see `cut`. Where
+    `loops` are numbers that Python knows there is a reverse derivative.
     """
     (C, h, w), L, G = scores.shape, len(pixels), group
-    *where, first, last, tiles = place
-    H, W, held, wanted = (jnp.asarray(x, jnp.int32) for x in where)
+    H, W, held, wanted, first = (jnp.asarray(x, jnp.int32) for x in place)
+    groups, tiles = loops
     reach, weights = WINDOWS[kernel.form]
     R = reach(kernel.spatial_sigma)
     if pixels.dtype == jnp.uint8:
@@ -314,11 +329,13 @@ def _upsample(
         if decide is not None:
             decided = jax.vmap(lambda one: decide(one, *given))(upsampled)
         if argmax:
-            return jnp.argmax(decided, axis=1, keepdims=True).astype(jnp.int32)
+            found = jnp.argmax(decided, axis=1, keepdims=True)
+            # To be fetched: as few bytes as hold them.
+            return found.astype(jnp.uint8 if decided.shape[1] <= 256 else jnp.int32)
         return decided.astype(jnp.float32)
 
     def one_group(g, out):
-        row = jnp.repeat(G * g + jnp.arange(G, dtype=jnp.int32), w)
+        row = jnp.repeat(G * (first + g) + jnp.arange(G, dtype=jnp.int32), w)
         top, bottom = first_pixel(row, h, H), first_pixel(row + 1, h, H)
         # Beyond the grid the taps are the border's: their weights are 0.
         rows = jnp.clip(row[:, None] + taps, 0, h - 1)[:, :, None]
@@ -342,10 +359,13 @@ def _upsample(
         return lax.fori_loop(np.int32(0), tiles, one_tile, out)
 
     one = jax.eval_shape(finish, jax.ShapeDtypeStruct((1, C, 1), jnp.float32))
-    return lax.fori_loop(first, last, one_group, jnp.zeros((L, one.shape[1]), one.dtype)).T
+    empty = jnp.zeros((L, one.shape[1]), one.dtype)
+    return lax.fori_loop(np.int32(0), groups, one_group, empty).T
 
 
-_program = jax.jit(_upsample, static_argnames=("kernel", "group", "decide", "argmax"))
+_STATIC = "kernel", "group", "decide", "argmax"
+_program = jax.jit(_upsample, static_argnames=_STATIC)
+_program_of_loops = jax.jit(_upsample, static_argnames=("loops", *_STATIC))
 
 
 def _check(scores, guide, kernel: Kernel):
