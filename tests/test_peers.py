@@ -11,6 +11,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets
 from dsolo_jax.attention import dino, stable_diffusion
 from dsolo_jax.datasets.protocols import PROTOCOLS
+from dsolo_jax.model import _check_windows
 from dsolo_jax.peers import PEERS, PUBLISHED, published
 from dsolo_jax.solver.discrepancy import needs_graph
 from tests.oracles.last_layers import affinity, last_features
@@ -39,16 +40,16 @@ def test_every_peer_is_a_preset_of_pieces_that_exist():
 def test_published_protocols_are_protocols():
     assert PUBLISHED.keys() == PEERS.keys()
     fields = {field.name for field in dataclasses.fields(datasets.Protocol)}
-    windows = {"crop", "stride", "area_threshold"}
     for peer in PEERS:
         assert PUBLISHED[peer].keys() - {""} <= set(_KNOWN)
         for name in _KNOWN:
             changes = published(peer, name)
-            assert changes.keys() <= fields | windows
-            known = {field: value for field, value in changes.items() if field in fields}
-            datasets.protocols.classes(name, datasets.protocol(name, **known))
-            for side in ("crop", "stride"):
-                assert changes.get(side, 112) % 16 == changes.get(side, 112) % 14 == 0
+            assert changes.keys() <= fields
+            protocol = datasets.protocol(name, **changes)
+            datasets.protocols.classes(name, protocol)
+            for patch in (16, 14):  # of B/16 and L/14
+                side = protocol.short_side
+                _check_windows(protocol.crop, protocol.stride, short_side=side, patch=patch)
 
 
 def test_published_values_are_those_of_the_repositories():
