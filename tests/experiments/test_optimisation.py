@@ -74,11 +74,11 @@ def test_the_bound_is_the_solver_with_the_truth_and_then_presence(model, dataset
     """Of two pictures and one that fills up the batch."""
     chosen, words = setting(steps=5), vocabulary.parse(dataset.classes)
     found = list(optimisation.predictions(model, dataset, [3, 0, 1], [chosen], batch_size=2))
-    single = optimisation._Encoder(model, dataset)([dataset[1]], [chosen], 1)
+    given = optimisation._Encoder(model, dataset)([dataset[1]], [chosen], 2)
     assert [example["id"] for example, _ in found] == [dataset.ids[i] for i in (3, 0, 1)]
     example, [labels] = found[2]
     query_class = np.array(words.query_class, np.int32)
-    maps = single["maps"]["maskclip"]
+    maps = given["maps"]["maskclip"]
     f, presence = (vocabulary.fold(x[0], query_class, len(words.classes)) for x in maps)
     truth = optimisation.patch_truth(example["labels"], len(words.classes), dataset.ignore, 14)
     moved = solver.optimal_logits(

@@ -175,15 +175,13 @@ def test_the_readings_are_those_of_the_method(world):
     changes = {"steps": 7, "rate": 0.05, "entropy": 0.2, "every": 3, "schedule": "cosine"}
     text = ",".join(["robust", *(f"optimise_{name}={value}" for name, value in changes.items())])
     readings = resolve(text)
-    temperature = readings.temperature * np.std(f)
-    for target, given in (("graph", {"attention": attention}), ("oracle", {"truth": truth})):
-        named = resolve(f"{text},optimise_target={target}")
-        expected = solver.optimal_logits(
-            f, **given, target=target, temperature=temperature, **changes
-        )
-        np.testing.assert_allclose(optimised(f, named, **given), expected.scores, atol=1e-6)
+    options = changes | {"temperature": readings.temperature * np.std(f)}
+    along = solver.optimal_logits(f, attention, **options)
     found = dsolo.discrepancy(f, attention, method="optimise", readings=text)
-    np.testing.assert_allclose(found, optimised(f, readings, attention=attention), atol=1e-6)
+    np.testing.assert_allclose(found, along.scores, atol=1e-6)
+    drawn = solver.optimal_logits(f, truth=truth, target="oracle", **options)
+    found = optimised(f, resolve(f"{text},optimise_target=oracle"), truth=truth)
+    np.testing.assert_allclose(found, drawn.scores, atol=1e-6)
     assert METHODS["optimise"].needs_graph
 
 
