@@ -3,12 +3,11 @@
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 
 import dsolo_jax as dsolo
-from dsolo_jax import background, clip, images, pipeline, vocabulary, windows
+from dsolo_jax import background, clip, devices, images, pipeline, vocabulary, windows
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.pixels import to_pixels
 from dsolo_jax.readings import resolve
@@ -73,12 +72,10 @@ def by_loop(model, pixels, setting):
         normalised = images.normalise(window, config.clip.image_mean, config.clip.image_std)
         batch = pipeline.Batch(
             clip.patchify(normalised[None], patch),
-            np.array([window.shape[:2]]) // patch,
+            np.array([window.shape[:2]], np.int32) // patch,
             images.squeeze(window, config.source.size)[None],
         )
-        text, of = pipeline.embed(model, words), np.array(solved.query_class)
-        how = setting.method, setting.readings, len(solved.classes)
-        [scores] = forward(config, *how)(model.params, batch, text, of)
+        [scores] = forward(model, setting, solved, batch, pipeline.embed(model, words))
         for i, j in np.ndindex(side, side):
             y, x = (i + 0.5) * height / side, (j + 0.5) * width / side
             if top <= y < bottom and left <= x < right:
@@ -90,10 +87,20 @@ def by_loop(model, pixels, setting):
     return (total / count).astype(np.float32)
 
 
-@functools.cache
-def forward(config, method, readings, num_classes):
-    how = {"method": method, "readings": readings, "num_classes": num_classes}
-    return jax.jit(lambda params, *arrays: pipeline.forward(params, config, *arrays, **how))
+def forward(model, setting, solved, batch, text):
+    """The networks and the solver, by the programs that the pipeline has anyway."""
+    program, config = functools.partial(devices.program, mesh=None), model.config
+    params, graph = model.params, None
+    if setting.method == "path":
+        weights = {"params": {"attention": params["attention"]}}
+        graph = program(pipeline.graph, config=config)(weights, {"squares": batch.squares})
+    weights = {"params": {"clip": {"vision": params["clip"]["vision"]}}, "text": text}
+    shared = {"pictures": batch} | ({} if graph is None else {"graph": graph})
+    maps = program(pipeline.class_maps, config=config, start=setting.readings.start)
+    how = {"method": setting.method, "readings": setting.readings}
+    scores = program(pipeline.scores, num_classes=len(solved.classes), **how)
+    of = {"query_class": np.array(solved.query_class, np.int32)}
+    return scores(of, {"maps": maps(weights, shared), "graph": graph})
 
 
 def bilinear(scores, y, x):
@@ -143,14 +150,14 @@ def test_a_picture_is_the_mean_of_its_windows(whole, pictures, number):
 
 
 def test_windows_of_several_pictures_fill_the_same_batches(whole, pictures):
-    model, stages, setting = with_windows(whole), [], [Setting("velocity", resolve("robust"))]
+    model, stages, setting = with_windows(whole), [], SETTINGS[1:]
     one_by_one = run(model, pictures, setting, return_scores=True)
     ready = [pipeline.prepare(model.config, picture) for picture in pictures]
     sizes = [len(list(windows.cut(model.config, picture))) for picture in ready]
     assert min(sizes) > 1 and len(set(sizes)) > 1
     options = {"batch_size": 5, "return_scores": True}
     batched = run(model, pictures, setting, watch=lambda s, _: stages.append(s), **options)
-    assert stages.count("CLIP") == stages.count("graph") == -(-sum(sizes) // 5)
+    assert stages.count("CLIP") == stages.count("solver") == -(-sum(sizes) // 5)
     assert stages.count("pixels") == len(pictures)
     for [ours], [theirs] in zip(batched, one_by_one, strict=True):
         np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-4)
@@ -162,7 +169,7 @@ def test_windows_of_several_pictures_fill_the_same_batches(whole, pictures):
 
 def test_windows_are_cut_as_they_are_wanted(whole, monkeypatch):
     """Hundreds of windows, of which a batch is there at a time, and one picture's sum."""
-    model, held, cut = with_windows(whole, 64, 8), [0], windows.cut
+    model, held, cut = with_windows(whole, CROP, 8), [0], windows.cut
 
     def counted(*given):
         for one in cut(*given):
@@ -171,8 +178,8 @@ def test_windows_are_cut_as_they_are_wanted(whole, monkeypatch):
 
     monkeypatch.setattr(windows, "cut", counted)
     watch = lambda stage, _: stage == "CLIP" and held.append(0)  # noqa: E731
-    setting = [Setting("velocity", resolve("robust"))]
-    run(model, [np.zeros((112, 240, 3), np.uint8)], setting, batch_size=5, watch=watch)
+    picture = np.zeros((112, 240, 3), np.uint8)
+    run(model, [picture], SETTINGS[1:], batch_size=5, watch=watch)
     assert sum(held) == 7 * 23 and max(held) <= 6
 
 
@@ -202,10 +209,6 @@ def test_one_window_of_all_of_a_square_picture_is_the_picture(whole, demo):
     model = with_windows(whole, 112, 112)
     assert windows.points(model.config) == GRID
     found = dsolo.segment(model, pixels, CLASSES, "logits", return_scores=True).scores
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    with jax.enable_x64(True):
-        found = dsolo.segment(model, pixels, CLASSES, "logits", return_scores=True).scores
-    assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
