@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dsolo_jax.attention import resample_attention, stable_diffusion
-from dsolo_jax.attention.stable_diffusion import maps, unet
+from dsolo_jax.attention.stable_diffusion import maps, unet, vae
 from dsolo_jax.attention.stable_diffusion.config import ATTENDING_DOWN, ATTENDING_UP
 from dsolo_jax.attention.stable_diffusion.maps import mean_attention
 from tests.oracles.stable_diffusion import TorchMaps, relative, torch_maps
@@ -64,14 +64,20 @@ def test_latents_are_diffusers(family, pixels):
     np.testing.assert_allclose(latents, family.expected.latents, atol=1e-5)
 
 
+def test_parameters_are_float32_by_name(sd2):
+    with jax.enable_x64(True):
+        shapes = unet.parameter_shapes(sd2.config.unet), vae.parameter_shapes(sd2.config.vae)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
 def test_latents_of_any_shape(loaded, checkpoints_by_family):
     """Not square: rows and columns are not exchanged."""
     config, params = loaded["sd2"]
-    vae = checkpoints_by_family["sd2"].models.vae
+    oracle = checkpoints_by_family["sd2"].models.vae
     pixels = np.random.default_rng(1).uniform(-1, 1, (1, 32, 72, 3)).astype(np.float32)
     with torch.inference_mode():
-        mode = vae.encode(torch.tensor(pixels).permute(0, 3, 1, 2)).latent_dist.mode()
-    expected = mode.permute(0, 2, 3, 1).numpy() * vae.config.scaling_factor
+        mode = oracle.encode(torch.tensor(pixels).permute(0, 3, 1, 2)).latent_dist.mode()
+    expected = mode.permute(0, 2, 3, 1).numpy() * oracle.config.scaling_factor
     np.testing.assert_allclose(stable_diffusion.encode(params, config, pixels), expected, atol=1e-5)
 
 

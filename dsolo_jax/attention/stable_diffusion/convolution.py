@@ -26,8 +26,8 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Field) -> Field:
         shape = 3, 3, x.shape[-1], self.channels
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
         return convolve(x.astype(kernel.dtype), kernel, self.stride, self.padding) + bias
 
 

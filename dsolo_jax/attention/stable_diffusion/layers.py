@@ -26,10 +26,10 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"] | Heads:
         shape = x.shape[-1], self.features
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
         y = jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
         if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,))
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y if self.heads is None else split(y, self.heads).astype(kernel.dtype)
 
 
@@ -42,8 +42,8 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Field) -> Field:
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
 
         def of_group(of_channel: Float[Array, "B C"]) -> Float[Array, "B C"]:
             grouped = of_channel.reshape(len(x), self.groups, -1).mean(axis=-1)
