@@ -17,8 +17,8 @@ from tests.oracles.compilations import Compilations
 CROP, STRIDE, GRID = 64, 48, 10
 CHECKPOINT = {"attention": "clip", "short_side": 112, "attention_size": 192, "grid": GRID}
 SETTINGS = [
-    Setting("path", resolve("robust,start=proxyclip")),
-    Setting("logits", resolve("robust"), background.Threshold(0.2, 20.0, 0.1)),
+    Setting("path", resolve("robust,start=proxyclip,upsample=bilinear")),
+    Setting("logits", resolve("robust,upsample=bilinear"), background.Threshold(0.2, 20.0)),
 ]
 
 
@@ -144,7 +144,7 @@ def test_a_picture_is_the_mean_of_its_windows(whole, pictures, number):
     np.testing.assert_allclose(found.scores, ours.scores, atol=1e-5)
     second, first = np.sort(ours.scores, axis=0)[-2:]
     decided = first - second > 2e-5  # than which both may be apart
-    assert decided.mean() > 0.999
+    assert decided.mean() > 0.98
     for labels in (found.labels, labelled.labels):
         np.testing.assert_array_equal(labels[decided], ours.labels[decided])
 
