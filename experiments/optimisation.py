@@ -264,7 +264,8 @@ def report(
         ]
         panels[variant] = points
         cells += [(variant, p.name, f"{p.miou:.3f}", f"{p.seconds:.6f}") for p in points]
-        parts += [_times(variant, points), *map(partial(_sentence, points), curves(points))]
+        of = f"{variant}: " if variant else ""
+        parts += [_times(variant, points), *(of + _sentence(points, t) for t in curves(points))]
     write_csv(output_dir / "optimisation.csv", cells)
     charts.write(output_dir / "optimisation.png", chart(panels))
     return "\n".join(parts)
