@@ -4,6 +4,7 @@ import dataclasses
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from absl import app, flags, logging
@@ -19,6 +20,8 @@ from dsolo_jax.utils.faults import message
 from dsolo_jax.utils.progress import show
 
 FLAGS = flags.FLAGS
+
+ALL = "all"  # as --dataset: every benchmark that is prepared
 
 _PRESET = "dslo_b16"
 
@@ -115,7 +118,7 @@ def _values(title: str) -> dict[str, Any]:
 
 def define_dataset(default: str) -> None:
     """Defines the flags that choose a dataset, and how it is run."""
-    names = ", ".join((*datasets.NAMES, "all", miniature.NAME, "folder"))
+    names = ", ".join((*datasets.NAMES, ALL, miniature.NAME, "folder"))
     text, integer, choice = flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_enum
     _group(
         _DATASET,
@@ -201,6 +204,24 @@ def load_dataset(settings: Mapping[str, Any]) -> datasets.Dataset:
     return datasets.load_folder(**{key: settings[key] for key in of_folder}, protocol=protocol)
 
 
+def chosen_datasets() -> list[str]:
+    """Names the dataset of the flag; of "all" the benchmarks that are prepared.
+
+    Raises:
+        ValueError, FileNotFoundError: "all" without --data_dir, or with nothing in it.
+    """
+    if FLAGS.dataset != ALL:
+        return [FLAGS.dataset]
+    if FLAGS.data_dir is None:
+        raise ValueError(f"--dataset={ALL} needs --data_dir too")
+    if names := datasets.prepared_names(FLAGS.data_dir):
+        return names
+    raise FileNotFoundError(
+        f"nothing is prepared in {FLAGS.data_dir}; prepare a benchmark first:\n"
+        "    python -m experiments.prepare --dataset=NAME --source=DIR --data_dir=DIR"
+    )
+
+
 # ------------------------------------------------------------------------------- the model
 
 
@@ -269,7 +290,13 @@ def readings() -> Readings:
 
 
 def load_model(protocol: Protocol, **changes: Any) -> dsolo.Model:
-    """Loads the model of the flags, for pictures of the protocol's size.
+    """Loads the model of the flags; see `loading`."""
+    return loading(protocol, **changes)()
+
+
+def loading(protocol: Protocol, **changes: Any) -> Callable[[], dsolo.Model]:
+    """Gives what loads the model of the flags, for pictures of the protocol's size; other processes
+    can be sent it.
 
     Args:
         changes: arguments of `dsolo.load` that count instead of the flags.
@@ -294,4 +321,4 @@ def load_model(protocol: Protocol, **changes: Any) -> dsolo.Model:
         "crop": protocol.crop,
         "stride": protocol.stride,
     }
-    return dsolo.load(preset(), **(arguments | changes))
+    return partial(dsolo.load, preset(), **(arguments | changes))

@@ -28,8 +28,6 @@ from experiments import common, processes
 from experiments.evaluation import evaluate, made_with, sentence
 from experiments.profiling import Stopwatch
 
-_ALL = "all"
-
 common.define_dataset("ade20k")
 common.define_model()
 flags.DEFINE_enum(
@@ -58,7 +56,7 @@ def main() -> None:
     if not needs_graph(method) and not clip.needs_graph(common.readings().start):
         common.refuse(f"with --method={method}", "layers", "layer_weights", "timestep")
     output_dir = Path(_OUTPUT_DIR.value or f"outputs/{dataset}_{method}").expanduser()
-    names = _prepared() if dataset == _ALL else [dataset]
+    names = common.chosen_datasets()
     chosen = [common.load_dataset(common.dataset_settings(name)) for name in names]
     for one in chosen:
         vocabulary.parse(one.classes)  # unusable names show before anything is loaded
@@ -75,7 +73,7 @@ def main() -> None:
     ]
     for one, config in zip(chosen, configs, strict=True):
         sized = dataclasses.replace(model, config=config)
-        folder = output_dir / one.name if dataset == _ALL else output_dir
+        folder = output_dir / one.name if dataset == common.ALL else output_dir
         found.append(_evaluate(sized, one, folder, made, watch))
     if jax.process_index() == 0:
         for results in found:
@@ -98,20 +96,6 @@ def _join() -> None:
             f"each of 0..{count - 1} once"
         )
     processes.join(_COORDINATOR.value, count, index, _WAIT_SECONDS.value)
-
-
-def _prepared() -> list[str]:
-    """The benchmarks that are prepared."""
-    data_dir = flags.FLAGS.data_dir
-    if data_dir is None:
-        raise ValueError(f"--dataset={_ALL} needs --data_dir too")
-    names = datasets.prepared_names(data_dir)
-    if not names:
-        raise FileNotFoundError(
-            f"nothing is prepared in {data_dir}; prepare a benchmark first:\n"
-            "    python -m experiments.prepare --dataset=NAME --source=DIR --data_dir=DIR"
-        )
-    return names
 
 
 def _evaluate(

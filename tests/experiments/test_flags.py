@@ -23,8 +23,8 @@ import dsolo_jax as dsolo
 from dsolo_jax import cli, datasets
 from dsolo_jax.datasets import miniature, prepared
 from dsolo_jax.utils import files
-from experiments import ablation, evaluation, search
-from experiments.benchmarks import memory, networks, pipeline, solver, upsample
+from experiments import ablation, comparison, evaluation, search
+from experiments.benchmarks import memory, networks, peers, pipeline, solver, upsample
 from experiments.training import contrastive, diffusion, loop, retrieval
 from tests.datasets import originals
 
@@ -162,6 +162,14 @@ TABLE: dict[str, dict[str, Row | str]] = {
             "--tune_labels={c}/labels",
         ),
     },
+    "compare": _DATASET
+    | _MODEL
+    | _RUN
+    | {
+        "compared": Row(_WORLD, "--compared=naclip"),
+        "protocols": Row(_WORLD, "--protocols=published"),
+        "own_sources": Row(f"{_WORLD} --compared=lposs", "--own_sources=lposs=miniature"),
+    },
     "segment": {
         "classes": Row(_SEGMENT, "--classes=sky"),
         "output": Row(_SEGMENT, "--output={b}/other"),
@@ -283,11 +291,15 @@ def watched(model, seen):
     def train(loss, params, optimizer, batch, steps, path, *, every, report):
         stop(np.asarray(batch(0)[0]).sum(), steps, path, every)
 
+    def cost(load, open_, setting):
+        seen.append(f"{load} {setting}")
+        return comparison.Cost(1.0, 1.0)
+
     def segment(model, pixels, words, method):
         seen.append(f"{words} {method}")
         return dsolo.Result(np.zeros(pixels.shape[:2], np.int32), None)
 
-    stages = (solver, "run"), (upsample, "run"), (pipeline, "run"), (memory, "run")
+    stages = tuple((part, "run") for part in (solver, upsample, peers, pipeline, memory))
     stages += tuple((networks, name) for name in ("pictures", "texts", "graphs"))
     with contextlib.ExitStack() as stack:
         for place, name, stub in (
@@ -297,6 +309,7 @@ def watched(model, seen):
             (files, "write_json", lambda path, content: seen.append(f"{path}")),
             (evaluation, "evaluate", evaluate),
             (ablation, "measure", measure),
+            (comparison, "cost", cost),
             (search, "study", study),
             (loop, "train", train),
             (retrieval, "examples", lambda *given: None),
