@@ -25,10 +25,16 @@ def check() -> None:
         ) from error
 
 
-def each(found: Array) -> Iterator[Array]:
-    """Yields the parts of a batch one by one, each on the device that it is on."""
+def parts(found: Array) -> Iterator[Array]:
+    """Yields what each device has of a batch, in its order."""
     for shard in sorted(found.addressable_shards, key=lambda shard: shard.index[0].start or 0):
-        yield from shard.data
+        yield shard.data
+
+
+def each(found: Array) -> Iterator[Array]:
+    """Yields the members of a batch one by one, each on the device that it is on."""
+    for part in parts(found):
+        yield from part
 
 
 @functools.cache

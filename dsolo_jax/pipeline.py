@@ -22,7 +22,7 @@ from dsolo_jax import attention, background, clip, devices, vocabulary, windows
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.model import Config, Model
 from dsolo_jax.pictures import AnyPicture, Batch, Picture, batch, bucket, prepare
-from dsolo_jax.pixels import Result, to_pixels
+from dsolo_jax.pixels import Result, batch_to_pixels, to_pixels
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.discrepancy import discrepancy, needs_graph
 from dsolo_jax.utils import memory
@@ -311,11 +311,15 @@ def run(
                 attention_ = graph_ if needs_graph(setting.method) else None
                 found = make(of_class, {"maps": maps[setting.readings.start], "graph": attention_})
                 watch("solver", found)
-                for view, part in zip(group, devices.each(found), strict=False):
-                    if (one := whole(view, s, part)) is None:
-                        continue
-                    fetch = to_pixels(view.pixels, one, setting.readings, decide, return_scores)
-                    fetches[view.number].append(fetch)
+                last = setting.readings, decide, return_scores
+                if model.config.crop is None:
+                    ended = batch_to_pixels([view.pixels for view in group], found, *last)
+                else:
+                    each = zip(group, devices.each(found), strict=False)
+                    scored = [(view.pixels, whole(view, s, part)) for view, part in each]
+                    ended = [to_pixels(p, one, *last) for p, one in scored if one is not None]
+                for number, fetch in zip(fetches, ended, strict=True):
+                    fetches[number].append(fetch)
                     watch("pixels", None)
             yield from finish()
             started = fetches

@@ -1,6 +1,8 @@
 """Scores on the grid to scores and labels of a picture's pixels, by the background rule."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from dsolo_jax import background, upsample
+from dsolo_jax import background, devices, upsample
 from dsolo_jax.readings import Readings
 
 
@@ -18,6 +20,39 @@ class Result(NamedTuple):
 
     labels: Int[np.ndarray, "H W"]
     scores: Float[np.ndarray, "C H W"] | None
+
+
+def batch_to_pixels(
+    pictures: Sequence[UInt8[np.ndarray, "_ _ 3"]],
+    scores: Float[Array, "B C r r"],
+    readings: Readings,
+    decide: background.Decision | None = None,
+    return_scores: bool = False,
+) -> list[Callable[[], Result]]:
+    """Starts the upsampling of a batch, on the devices that it is on: the functions of `to_pixels`.
+
+    Scores behind those of the pictures are of none. Where it can, an accelerator takes all pictures
+    that it has at once.
+    """
+    plain = not return_scores and (decide is None or decide.first() is None)
+    if not (plain and upsample.takes(pictures, readings.upsample)):
+        return [
+            to_pixels(*pair, readings, decide, return_scores)
+            for pair in zip(pictures, devices.each(scores), strict=False)
+        ]
+    fetches: list[Callable[[], Result]] = []
+    for part in devices.parts(scores):
+        own = pictures[len(fetches) :][: len(part)]
+        if own:
+            found = upsample.batch_labels(part, own, decide=decide, **_options(readings))
+            labels, finite = functools.cache(found), _finite(part)
+            fetches += [partial(_of_batch, labels, finite, i) for i in range(len(own))]
+    return fetches
+
+
+def _of_batch(labels: Callable[[], Sequence], finite: Bool[Array, "B"], index: int) -> Result:
+    _check_finite(bool(np.asarray(finite)[index]))
+    return Result(labels()[index], None)
 
 
 def to_pixels(
@@ -35,8 +70,7 @@ def to_pixels(
     Raises:
         ValueError: from that function, scores that are not finite.
     """
-    options: dict[str, Any] = {"form": readings.upsample}
-    options |= {name: getattr(readings, name) for name in ("spatial_sigma", "range_sigma")}
+    options = _options(readings)
     if decide is not None:
         if (first := decide.first()) is not None:  # a threshold on areas takes the picture twice
             each: dict[str, Any] = {"decide": first, "num_labels": decide.num_classes}
@@ -50,16 +84,25 @@ def to_pixels(
         fetch = upsample.labels(scores, pixels, **options)
 
     def result() -> Result:
-        if not finite:
-            raise ValueError(
-                "the scores hold NaN or infinity: CLIP's cosines or the patch graph left the range "
-                "of their dtype; load the model in float32, or give another checkpoint"
-            )
+        _check_finite(bool(finite))
         return Result(labels, upsampled) if return_scores else Result(fetch(), None)
 
     return result
 
 
+def _options(readings: Readings) -> dict[str, Any]:
+    names = {"form": "upsample", "spatial_sigma": "spatial_sigma", "range_sigma": "range_sigma"}
+    return {name: getattr(readings, reading) for name, reading in names.items()}
+
+
 @jax.jit
-def _finite(scores: Float[Array, "C r r"]) -> Bool[Array, ""]:
-    return jnp.all(jnp.isfinite(scores))
+def _finite(scores: Float[Array, "*B C r r"]) -> Bool[Array, "*B"]:
+    return jnp.all(jnp.isfinite(scores), axis=(-3, -2, -1))
+
+
+def _check_finite(finite: bool) -> None:
+    if not finite:
+        raise ValueError(
+            "the scores hold NaN or infinity: CLIP's cosines or the patch graph left the range "
+            "of their dtype; load the model in float32, or give another checkpoint"
+        )

@@ -10,7 +10,7 @@ from typing import Any
 from absl import app, flags, logging
 
 import dsolo_jax as dsolo
-from dsolo_jax import attention, datasets
+from dsolo_jax import attention, datasets, peers
 from dsolo_jax.datasets import miniature
 from dsolo_jax.datasets.protocols import BACKGROUND_RULES, VOCABULARIES, Protocol
 from dsolo_jax.model import PRESETS
@@ -153,24 +153,35 @@ def define_dataset(default: str) -> None:
 def dataset_settings(name: str | None = None) -> dict[str, Any]:
     """Collects what decides the pictures and labels, from the flags; `name` instead of --dataset.
 
+    What no flag says is the benchmark's own protocol, or of a peer's preset that peer's.
+
     Raises:
         ValueError: an unknown dataset, or changes of its protocol that do not fit it.
     """
     name = name or FLAGS.dataset
-    changes = _values(_PROTOCOL)
-    changes["short_side"] = FLAGS.short_side or PRESETS[preset()].short_side
-    protocol = datasets.protocol(name, **changes)
+    given = {field: value for field, value in _values(_PROTOCOL).items() if value is not None}
+    usual = {"short_side": PRESETS[preset()].short_side} | _published(name)
+    if "background_rule" in given:  # the threshold went with the rule
+        usual |= {"probability_threshold": None}
+    protocol = datasets.protocol(name, **(usual | given))
     kind = {"folder": "a folder", miniature.NAME: "the miniature"}.get(name, "a benchmark")
     for other in _ALONE.keys() - {kind}:
         refuse(f"with --dataset={name}, it is for {other}", *_ALONE[other])
     if kind == "a folder":
         refuse("with --dataset=folder, which has no splits", "split")
     methods = [method()] if "method" in FLAGS else list(METHODS)
-    official = datasets.protocol(name)
+    official = datasets.protocol(name, **_published(name))
     if all(_probability(protocol, one) == _probability(official, one) for one in methods):
         names = "background_rule", "probability_threshold", "logit_scale"
         refuse(f"with --dataset={name}, where no threshold comes of it", *names)
     return _values(_DATASET) | {"dataset": name, "protocol": dataclasses.asdict(protocol)}
+
+
+def _published(name: str) -> dict[str, Any]:
+    """How the peer whose preset it is runs a benchmark; nothing of other presets and datasets."""
+    peer = preset().rsplit("_", 1)[0]
+    known = peer in peers.PEERS and name in datasets.NAMES
+    return peers.published(peer, name) if known else {}
 
 
 def _probability(protocol: Protocol, method: str) -> tuple[float, float] | None:

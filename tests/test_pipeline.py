@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 import dsolo_jax as dsolo
-from dsolo_jax import background, clip, devices, images, pipeline, vocabulary
+from dsolo_jax import background, clip, devices, images, pipeline, upsample, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, resolve
@@ -303,6 +303,22 @@ def test_every_batch_has_its_full_size(small, mixed):
     assert sizes == {2}
 
 
+def test_an_accelerator_upsamples_a_batch_at_once_to_the_same_labels(small, mixed, monkeypatch):
+    words = vocabulary.parse(CLASSES)
+    expected = run(small, mixed[:3], words, SETTINGS[2:], batch_size=2)
+    batches = []
+    whole = upsample.batch_labels
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(
+        upsample, "batch_labels", lambda x, p, **o: (batches.append(len(p)), whole(x, p, **o))[1]
+    )
+    found = run(small, mixed[:3], words, SETTINGS[2:], batch_size=2)
+    assert sorted(batches) == [1] * 3 + [2] * 3
+    for ours, others in zip(found, expected, strict=True):
+        for one, other in zip(ours, others, strict=True):
+            np.testing.assert_array_equal(one.labels, other.labels)
+
+
 def test_every_stage_is_watched_and_the_graph_is_made_once(small, mixed):
     stages = []
     words = vocabulary.parse(CLASSES)
@@ -322,7 +338,7 @@ def test_pictures_of_any_size_share_their_programs(small):
             picture = picture_of("sky", "coal", height=size[0], width=size[1])
             dsolo.segment(small, picture, names, method="kl")
     programs = compilations.programs
-    assert programs["jit(scores)"] == programs["jit(_upsample)"] == 1, programs
+    assert programs["jit(scores)"] == programs["jit(upsample)"] == 1, programs
     assert programs["jit(class_maps)"] <= 1, programs
 
 

@@ -53,6 +53,8 @@ threshold = background.Threshold(0.5, 40.0, area=0.1)
 setting = pipeline.Setting("velocity", model.config.readings, threshold)
 list(pipeline.run(model, map(partial(pipeline.prepare, model.config), pictures), words, [setting]))
 dsolo.segment(model, pictures, words, return_scores=True)
+upsample.takes = lambda pictures, form: True  # as on an accelerator
+dsolo.segment(model, pictures, words)
 
 config, params = dsolo.clip.load(clip)
 pixels = jnp.zeros((2, 64, 48, 3))

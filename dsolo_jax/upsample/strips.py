@@ -87,8 +87,8 @@ def joint_bilateral(
         return pamr.whole(scores, guide)
     H, W, _ = guide.shape
     group, _, ((*place, groups, tiles),) = cut((H, W), scores.shape, (H * W,), spatial_sigma, form)
-    centres, loops = _at_centres(guide, scores.shape), (int(groups), int(tiles))
-    flat = _upsample(scores, guide.reshape(-1, 3), centres, place, loops, kernel, group)
+    centres, loops = at_centres(guide, scores.shape), (int(groups), int(tiles))
+    flat = upsample(scores, guide.reshape(-1, 3), centres, place, loops, kernel, group)
     return flat.reshape(-1, H, W)
 
 
@@ -188,14 +188,14 @@ def _parts(
         raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
     if kernel.form == "pamr":
         return pamr.tiles(scores, pixels, decide, given, argmax)
-    lengths = _limits().labels if argmax else _limits().scores
+    lengths = limits().labels if argmax else limits().scores
     return _strips(scores, pixels, lengths, kernel, decide, given, argmax)
 
 
 # ------------------------------------------------------------------------------- strips
 
 
-def _limits() -> _Limits:
+def limits() -> _Limits:
     return _CPU if jax.default_backend() == "cpu" else _ACCELERATOR
 
 
@@ -218,7 +218,7 @@ def cut(
     """
     (H, W), (C, h, w) = size, shape
     window = (2 * WINDOWS[form][0](spatial_sigma) + 1) ** 2
-    lengths = lengths or _limits().labels
+    lengths = lengths or limits().labels
     # Pixel rows beyond its own that a strip holds for its pixels' windows.
     halo = math.ceil(3 * spatial_sigma * H / h) if form == "dense" else 0
 
@@ -229,7 +229,7 @@ def cut(
     length = next((L for L in lengths if H * W <= L), lengths[-1])
     while fit(length) < 1:
         length *= 2
-    most = min(max(_limits().block // (w * TILE * max(C, window)), 1), h)
+    most = min(max(limits().block // (w * TILE * max(C, window)), 1), h)
     group = -(-h // -(-h // most))  # evenly: the last one should not be nearly empty
     while group > fit(length):
         group = -(-group // 2)
@@ -255,7 +255,7 @@ def _strips(
     """Starts the strips one by one."""
     (H, W, _), flat = pixels.shape, pixels.reshape(-1, 3)
     group, length, places = cut((H, W), scores.shape, lengths, kernel.spatial_sigma, kernel.form)
-    centres = _at_centres(pixels, scores.shape)
+    centres = at_centres(pixels, scores.shape)
     starts = [W * int(wanted) for wanted in places[:, 3]]
     for place, start, stop in zip(places, starts, [*starts[1:], H * W], strict=True):
         strip = np.zeros((length, 3), np.uint8)
@@ -273,16 +273,17 @@ def _strips(
             yield _program(*arrays, place[5:], *options), put
         else:  # which would wait for the host after every round of a loop of unknown length
             groups, tiles = map(int, place[5:])
-            yield _program_of_loops(*arrays, (groups, _rounded(tiles)), *options), put
+            yield _program_of_loops(*arrays, (groups, rounded(tiles)), *options), put
 
 
-def _rounded(tiles: int) -> int:
+def rounded(tiles: int) -> int:
     """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: what is too many has no pixels."""
     power = 1 << max(tiles - 1, 0).bit_length()
     return 3 * power // 4 if power > 2 and tiles <= 3 * power // 4 else power
 
 
-def _at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
+def at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
+    """Gives the picture's colours at the patches' centres."""
     _, h, w = shape
     rows = centre_pixel(np.arange(h, dtype=np.int32), h, picture.shape[0])
     columns = centre_pixel(np.arange(w, dtype=np.int32), w, picture.shape[1])
@@ -292,7 +293,7 @@ def _at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[A
 # --------------------------------------------------------------------------------- core
 
 
-def _upsample(
+def upsample(
     scores: Float[Array, "C h w"],
     pixels: Shaped[Array, "L 3"],
     centres: Shaped[Array, "h w 3"],
@@ -306,7 +307,7 @@ def _upsample(
 ) -> Shaped[Array, "K L"]:
     """Upsamples a strip: scores or labels of its pixels in raster order, behind them zeros.
 
-    `centres` are the picture's colours at the patches' centres; of the others see `cut`. Where
+    `centres` are those of `at_centres`; of the others see `cut`. Where
     `loops` are numbers that Python knows there is a reverse derivative.
     """
     (C, h, w), L, G = scores.shape, len(pixels), group
@@ -364,8 +365,8 @@ def _upsample(
 
 
 _STATIC = "kernel", "group", "decide", "argmax"
-_program = jax.jit(_upsample, static_argnames=_STATIC)
-_program_of_loops = jax.jit(_upsample, static_argnames=("loops", *_STATIC))
+_program = jax.jit(upsample, static_argnames=_STATIC)
+_program_of_loops = jax.jit(upsample, static_argnames=("loops", *_STATIC))
 
 
 def _check(scores, guide, kernel: Kernel):

@@ -6,12 +6,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 import dsolo_jax as dsolo
-from dsolo_jax import clip, model, pipeline, upsample
+from dsolo_jax import clip, model, pipeline
 from dsolo_jax.attention.stable_diffusion import SD2
 from dsolo_jax.checkpoints import cast
+from dsolo_jax.pixels import batch_to_pixels
 from experiments.benchmarks.networks import SD2_SOURCE, TIMESTEP, encoder_dtype, sd_params
 from experiments.benchmarks.timing import beside, program, rows, torch_jobs
 
@@ -88,10 +89,9 @@ def _others(
     solver, of_solver = program(solve, cosines, attention, query_class=jnp.arange(classes))
     scores = solver()
 
-    def labels() -> list[Int[np.ndarray, "S S"]]:
+    def labels() -> list[pipeline.Result]:
         """All are started before the first is waited for."""
-        started = [upsample.labels(*pair) for pair in zip(scores, pixels, strict=True)]
-        return [fetch() for fetch in started]
+        return [fetch() for fetch in batch_to_pixels(pixels, scores, readings)]
 
     theirs = torch_jobs(
         "stages", config.clip, encoder_dtype(), readings, (*cosines, attention), pixels, text,

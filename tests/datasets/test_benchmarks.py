@@ -244,6 +244,9 @@ def test_a_run_goes_by_the_protocol_and_the_flags_and_records_them(tiny_clip, tm
         "logit_scale": 40,
         "reduce_zero_label": False,
         "background_words": None,
+        "crop": None,
+        "stride": None,
+        "area_threshold": None,
     }
     assert results["config"]["threshold_applied"] is True
     assert results["config"]["label_coding"] == "SegmentationClass"

@@ -397,3 +397,16 @@ def test_a_timestep_of_a_source_without_steps_is_refused_as_it_is_loaded(command
     ended = call(command, *_WORLD.split(), "--timestep=300", f"--output_dir={tmp_path}/run")
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ") and "timestep is 300 for appearance" in ended.stderr
+
+
+def test_a_peers_preset_is_run_as_published_but_for_what_flags_say(places, model, tmp_path):
+    given = ["--dataset=voc21", f"--data_dir={places['data']}", "--preset=sclip_b16"]
+    of_peer, error = done("eval", given, model, tmp_path)
+    assert not error
+    assert "'crop': 224, 'stride': 112" in of_peer[0]
+    assert "probability=0.1, logit_scale=65.0, area=0.1" in of_peer[1]
+    own = ["--crop=112", "--stride=56", "--background_rule=words", "--area_threshold=0.2"]
+    changed, error = done("eval", [*given, *own], model, tmp_path)
+    assert not error
+    assert "'crop': 112, 'stride': 56" in changed[0]
+    assert "probability=None, logit_scale=65.0, area=0.2" in changed[1]

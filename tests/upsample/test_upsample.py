@@ -262,22 +262,45 @@ def test_strips_are_the_picture(form, monkeypatch):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_accelerators_whose_loops_have_known_lengths_give_the_same(monkeypatch, form):
-    cases = [random_picture(3, 6, 5, *size, seed=1) for size in [(60, 71), (41, 33), (7, 3)]]
-    expected = [upsample.labels(*case, form=form)() for case in cases]
+def test_accelerators_whose_loops_have_known_lengths_give_the_same(monkeypatch):
+    cases = [random_picture(3, 6, 5, *size, seed=1) for size in [(60, 71), (7, 3)]]
+    expected = [upsample.labels(*case)() for case in cases]
     limits = strips._Limits(200, (256, 4096), (256,))
     monkeypatch.setattr(strips, "_ACCELERATOR", limits)
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert len(cut((60, 71), (3, 6, 5), (256,), form="bilinear")[2]) > 1
+    assert len(cut((60, 71), (3, 6, 5), limits.scores)[2]) > 1
     for case, labels in zip(cases, expected, strict=True):
-        np.testing.assert_array_equal(upsample.labels(*case, form=form)(), labels)
-        found = upsample.scores(*case, form=form)
-        np.testing.assert_array_equal(found.argmax(axis=0), labels)
+        np.testing.assert_array_equal(upsample.labels(*case)(), labels)
+        np.testing.assert_array_equal(upsample.scores(*case).argmax(axis=0), labels)
+
+
+def test_a_batch_of_an_accelerator_has_the_labels_of_each_picture(monkeypatch):
+    sizes = [(60, 71), (7, 3), (41, 33)]
+    cases = [random_picture(3, 6, 5, *size, seed=1) for size in sizes]
+    pictures = [pixels for _, pixels in cases]
+    scores = jnp.stack([scores for scores, _ in cases] + [jnp.full((3, 6, 5), jnp.nan)])
+    decide = functools.partial(jnp.multiply, -1.0)
+    for options in ({}, {"form": "bilinear"}, {"decide": decide}):
+        expected = [upsample.labels(*case, **options)() for case in cases]
+        with monkeypatch.context() as patched:
+            patched.setattr(jax, "default_backend", lambda: "gpu")
+            assert upsample.takes(pictures, options.get("form", "kopf"))
+            found = upsample.batch_labels(scores, pictures, **options)()
+        assert [labels.dtype for labels in found] == [np.int32] * len(cases)
+        for labels, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(labels, other)
+
+
+def test_a_cpu_and_pamr_and_large_pictures_go_one_by_one(monkeypatch):
+    pictures = [np.zeros((4, 4, 3), np.uint8)]
+    assert not upsample.takes(pictures, "kopf")
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert upsample.takes(pictures, "kopf") and not upsample.takes(pictures, "pamr")
+    assert not upsample.takes([np.zeros((2100, 2000, 3), np.uint8)], "kopf")
 
 
 def test_loops_are_rounded_up_by_a_third_at_most():
-    rounded = [strips._rounded(tiles) for tiles in range(1, 25)]
+    rounded = [strips.rounded(tiles) for tiles in range(1, 25)]
     assert sorted(set(rounded)) == [1, 2, 3, 4, 6, 8, 12, 16, 24]
     assert all(n <= m <= 3 * n / 2 for n, m in enumerate(rounded, 1))
 
