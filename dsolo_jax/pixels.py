@@ -43,7 +43,7 @@ def batch_to_pixels(
     fetches: list[Callable[[], Result]] = []
     for part in devices.parts(scores):
         own = pictures[len(fetches) :][: len(part)]
-        if own:
+        if len(own):
             found = upsample.batch_labels(part, own, decide=decide, **_options(readings))
             labels, finite = functools.cache(found), _finite(part)
             fetches += [partial(_of_batch, labels, finite, i) for i in range(len(own))]

@@ -28,10 +28,10 @@ from experiments.tables import aligned
 #   published  as its own paper or repository runs it: graph, windows, thresholds, refinement
 PROTOCOLS = ("common", "published")
 
-# What is not a peer's; the last four are controls.
+# What is not a peer's; the last three are controls.
 OURS = (
     "velocity", "path", "fusion", "kl", "optimise", "logits",
-    "propagate", "logits_presence", "label_propagation", "class_token",
+    "propagate", "logits_presence", "class_token",
 )  # fmt: skip
 
 # The names that peers and we have in the table of published numbers.

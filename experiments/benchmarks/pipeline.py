@@ -91,7 +91,7 @@ def _others(
 
     def labels() -> list[pipeline.Result]:
         """All are started before the first is waited for."""
-        return [fetch() for fetch in batch_to_pixels(pixels, scores, readings)]
+        return [fetch() for fetch in batch_to_pixels(list(pixels), scores, readings)]
 
     theirs = torch_jobs(
         "stages", config.clip, encoder_dtype(), readings, (*cosines, attention), pixels, text,
