@@ -126,7 +126,14 @@ def _cost(row: Row, protocol: Protocol, settings: dict, path: Path) -> Cost:
         return Cost(**read_json(path))
     graph = needs_graph(row.method) or clip.needs_graph(row.readings.start)
     load = common.loading(protocol, **dict(row.model), graph=graph)
-    cost = comparison.cost(load, partial(common.load_dataset, settings), _setting(row, protocol))
+    try:
+        opened = partial(common.load_dataset, settings)
+        cost = comparison.cost(load, opened, _setting(row, protocol))
+    except OSError as error:
+        raise OSError(
+            f"{row.name}, {row.protocol}: {error}; --own_sources={row.name}=SOURCE gives a peer "
+            "another graph, --compared leaves a method out"
+        ) from error
     write_json(path, cost._asdict())
     return cost
 

@@ -121,3 +121,11 @@ def test_sources_of_peers_that_are_none_are_refused():
     ended = call("compare", "--own_sources=naclipp=appearance")
     assert ended.returncode == 1
     assert "naclipp" in ended.stderr and "lposs" in ended.stderr
+
+
+def test_a_peer_whose_source_cannot_be_had_is_named_with_the_way_out(tmp_path):
+    only = "--compared=lposs", "--protocols=published", f"--own_sources=lposs={tmp_path}"
+    ended = call("compare", *only, f"--output_dir={tmp_path / 'run'}")
+    assert ended.returncode == 1
+    assert "config.json" in ended.stderr
+    assert not (tmp_path / "run" / "table.md").exists()
