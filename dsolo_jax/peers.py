@@ -78,11 +78,11 @@ PEERS = {
         size=512,
         scales=_BOTH,
     ),
-    # Its MaskCLIP keeps the residual sum and the MLP. CLIP-DINOiser, on which it is built, has the
-    # weights of LAION-2B; ours are OpenAI's, as for every peer. Its DINO sees the picture with a
-    # short side of 448 pixels, ours squeezed to 448 x 448.
+    # CLIP-DINOiser, on which it is built, has the weights of LAION-2B; ours are OpenAI's, as for
+    # every peer. Its DINO sees the picture with a short side of 448 pixels, ours squeezed to
+    # 448 x 448.
     "lposs": Peer(
-        _readings("maskclip"),
+        _readings("maskclip_residual"),
         method="label_propagation",
         attention="dino",
         kind="dino",

@@ -1,7 +1,8 @@
 """What CLIP's last block does with the patches: a table from a start's name to its formula.
 
-q, k, v are the last block's; G is NACLIP's neighbourhood; A is a patch graph. All but "vanilla",
-which is CLIP itself, and "sclip" also drop the block's residual sum and MLP.
+q, k, v are the last block's; G is NACLIP's neighbourhood; A is a patch graph. The block's residual
+sum and MLP are kept by "vanilla", which is CLIP itself, "maskclip_residual" and "sclip"; the others
+drop them.
 """
 
 import math
@@ -35,8 +36,9 @@ class Start(NamedTuple):
 TABLE = {
     # softmax(qkᵀ) v
     "vanilla": Start(lambda q, k, v, keys, near: attend(q, k, v, keys), whole=True),
-    # v: MaskCLIP (Zhou et al. 2022)
+    # v: MaskCLIP (Zhou et al. 2022) as later papers run it, and as its own code does and LPOSS
     "maskclip": Start(lambda q, k, v, keys, near: v),
+    "maskclip_residual": Start(lambda q, k, v, keys, near: v, whole=True),
     # softmax(qqᵀ) v + softmax(kkᵀ) v: SCLIP (Wang et al. 2024)
     "sclip": Start(
         lambda q, k, v, keys, near: attend(q, q, v, keys) + attend(k, k, v, keys), whole=True

@@ -49,13 +49,14 @@ def last_features(
         weights = {
             "vanilla": lambda: (q @ k.transpose(-1, -2) / d**0.5).softmax(-1),
             "maskclip": lambda: torch.eye(s),
+            "maskclip_residual": lambda: torch.eye(s),
             "sclip": lambda: qq.softmax(-1) + kk.softmax(-1),
             "kk": lambda: kk.softmax(-1),
             "clearclip": lambda: qq.softmax(-1),
             "naclip": lambda: (kk + _gaussian(*grid)).softmax(-1),
         }[start]()
         out = attention.out_proj((weights @ v).transpose(1, 2).reshape(b, s, w))
-        if start in ("vanilla", "sclip"):
+        if start in ("vanilla", "maskclip_residual", "sclip"):
             out = x + out
             out = out + last.mlp(last.layer_norm2(out))
         return model.visual_projection(vision.post_layernorm(out[:, 1:])).numpy()
