@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Most of the suite's time was LLVM's, on programs that run once: here it leaves out what would make
@@ -97,6 +98,18 @@ def private_cache(tmp_path_factory):
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     os.environ["DSOLO_CACHE"] = str(shared / "cache")
     cache.keep_compilations()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_mappings():
+    """Lets compiled programs go in time: each takes some of the 65,530 memory mappings that Linux
+    gives a process by default, and XLA crashes without one."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.is_file() and len(maps.read_bytes().splitlines()) > 20_000:
+        import jax
+
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

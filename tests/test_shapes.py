@@ -40,12 +40,12 @@ graph = jnp.zeros((2, model.config.grid**2, model.config.grid**2))
 for start in dsolo.clip.STARTS:
     maps = partial(pipeline.class_maps, config=model.config, start=start)
     jax.eval_shape(maps, model.params, pictures=batch, text=text, graph=graph)
-for method in dsolo.METHODS:
-    for readings in ("robust", "paper", "robust,suppress=range,normalise=logits"):
-        jax.eval_shape(
-            partial(dsolo.discrepancy, method=method, readings=readings),
-            jnp.zeros((3, 16)), jnp.zeros((16, 16)), jnp.zeros(3),
-        )
+others = [(m, r) for m in ("velocity", "path") for r in ("paper", "robust,suppress=range")]
+for method, readings in [*((method, "robust") for method in dsolo.METHODS), *others]:
+    jax.eval_shape(
+        partial(dsolo.discrepancy, method=method, readings=readings),
+        jnp.zeros((3, 16)), jnp.zeros((16, 16)), jnp.zeros(3),
+    )
 dsolo.segment(model, pictures, words)
 windows = {"short_side": 64, "crop": 48, "stride": 32}
 dsolo.segment(dsolo.load("naclip_b16", clip, grid=8, **windows), pictures[0], words)
