@@ -2,7 +2,6 @@
 
 import dataclasses
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,6 +18,7 @@ from dsolo_jax.readings import Readings, described
 from dsolo_jax.utils.checks import choose
 from experiments import evaluation
 from experiments.ablation import Source
+from experiments.benchmarks import memory
 from experiments.bootstrap import Interval, Tally
 from experiments.reports.published import PUBLISHED
 from experiments.tables import aligned
@@ -173,8 +173,7 @@ def measured(
             pass
         seconds = time.perf_counter() - start
     of_device = jax.local_devices()[0].memory_stats() or {}
-    of_process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak = of_device.get("peak_bytes_in_use", of_process)
+    peak = of_device.get("peak_bytes_in_use") or memory.peak()
     return Cost(len(indices) / seconds, peak / 2**20)
 
 

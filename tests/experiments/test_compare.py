@@ -102,13 +102,14 @@ def test_the_table_has_a_line_for_each_row_with_what_it_costs(compared):
 def test_a_row_is_measured_in_a_process_of_its_own(model):
     settings = {"dataset": "miniature", "split": "validation", "world_seed": 0}
     settings["protocol"] = dataclasses.asdict(datasets.protocol("miniature"))
+    held = np.ones(2**30, np.uint8)  # here, which is not the row's
     found = comparison.cost(
         partial(dsolo.load, "miniature", graph=False),
         partial(common.load_dataset, settings),
         Setting("logits", model.config.readings),
     )
     assert found.rate > 0
-    assert 50 < found.peak_mib < 4000
+    assert 50 < found.peak_mib < len(held) / 2**20
 
 
 def test_what_was_cut_off_goes_on_to_the_same_table(compared):
