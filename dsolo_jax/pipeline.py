@@ -47,6 +47,11 @@ class Setting(NamedTuple):
     readings: Readings
     threshold: background.Threshold | None = None
 
+    @property
+    def needs_graph(self) -> bool:
+        """Whether its method or its start looks at the patch graph."""
+        return needs_graph(self.method) or clip.needs_graph(self.readings.start)
+
 
 class _View(NamedTuple):
     """What goes through the networks: a picture, or a window of it."""
@@ -128,7 +133,7 @@ def forward(
         method, readings: see `discrepancy`.
     """
     readings = resolve(readings)
-    wanted = needs_graph(method) or clip.needs_graph(readings.start)
+    wanted = Setting(method, readings).needs_graph
     attention_ = graph(params, config, pictures.squares) if wanted else None
     maps = class_maps(params, config, pictures, text, attention_, start=readings.start)
     return scores(
@@ -205,13 +210,28 @@ def scores(
 ) -> Float[Array, "B C r r"]:
     """Scores the classes on the grid; each class's map is the largest of its queries'."""
 
-    def one(cosines, presence, graph):
-        cosines, presence = (
-            vocabulary.fold(x, query_class, num_classes) for x in (cosines, presence)
-        )
+    def solve(cosines, presence, graph):
         return discrepancy(cosines, graph, presence, method=method, readings=readings)
 
-    found = jax.vmap(one, in_axes=(0, 0, None if graph is None else 0))(*maps, graph)
+    return each_picture(solve, maps, graph, query_class, num_classes=num_classes)
+
+
+def each_picture(
+    solve: Callable[[Array, Array, Any], Array],
+    maps: ClassMaps,
+    given: Array | np.ndarray | None,
+    query_class: Int[Array | np.ndarray, "Q"],
+    *,
+    num_classes: int,
+) -> Float[Array, "B C r r"]:
+    """Maps a solver over pictures: of the cosines [C, N] and presence [C] of classes, and of what
+    each picture is given besides, to scores [C, N]."""
+
+    def one(cosines, presence, given):
+        folded = (vocabulary.fold(x, query_class, num_classes) for x in (cosines, presence))
+        return solve(*folded, given)
+
+    found = jax.vmap(one, in_axes=(0, 0, None if given is None else 0))(*maps, given)
     side = math.isqrt(found.shape[-1])
     return found.reshape(*found.shape[:2], side, side)
 

@@ -15,7 +15,6 @@ import dsolo_jax as dsolo
 from dsolo_jax import attention, clip, datasets
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import Readings, described
-from dsolo_jax.solver.discrepancy import needs_graph
 from dsolo_jax.utils.checks import choose
 from dsolo_jax.utils.progress import progress
 from experiments import bootstrap, evaluation, optimisation
@@ -183,8 +182,7 @@ def measure(
     for source in dict.fromkeys(source for _, source in wanted.values()):
         # The first folder of each setting holds its run.
         names = {s: name for name, (s, of) in reversed(wanted.items()) if of == source}
-        graph = any(needs_graph(s.method) or clip.needs_graph(s.readings.start) for s in names)
-        model = load(**dict(source), graph=graph)
+        model = load(**dict(source), graph=any(setting.needs_graph for setting in names))
         if any(map(optimisation.knows_truth, names)):
             optimisation.refuse_windows(model)
         made = config | evaluation.made_with(model) | dict(source)

@@ -21,10 +21,9 @@ from pathlib import Path
 
 from absl import flags
 
-from dsolo_jax import clip, datasets, draw, images, peers
+from dsolo_jax import datasets, draw, images, peers
 from dsolo_jax.datasets import Protocol, miniature
 from dsolo_jax.pipeline import Setting
-from dsolo_jax.solver.discrepancy import needs_graph
 from dsolo_jax.utils.configs import read_json
 from dsolo_jax.utils.files import write_csv, write_json, write_text
 from dsolo_jax.utils.progress import progress
@@ -124,11 +123,10 @@ def _cost(row: Row, protocol: Protocol, settings: dict, path: Path) -> Cost:
     """What the row costs, measured unless it was before."""
     if path.is_file() and not _OVERWRITE.value:
         return Cost(**read_json(path))
-    graph = needs_graph(row.method) or clip.needs_graph(row.readings.start)
-    load = common.loading(protocol, **dict(row.model), graph=graph)
+    setting = _setting(row, protocol)
+    load = common.loading(protocol, **dict(row.model), graph=setting.needs_graph)
     try:
-        opened = partial(common.load_dataset, settings)
-        cost = comparison.cost(load, opened, _setting(row, protocol))
+        cost = comparison.cost(load, partial(common.load_dataset, settings), setting)
     except OSError as error:
         raise OSError(
             f"{row.name}, {row.protocol}: {error}; --own_sources={row.name}=SOURCE gives a peer "

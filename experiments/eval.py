@@ -21,7 +21,7 @@ import jax
 from absl import flags
 
 import dsolo_jax as dsolo
-from dsolo_jax import clip, datasets, draw, images, pipeline, vocabulary
+from dsolo_jax import datasets, draw, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 from experiments import common, processes
@@ -53,7 +53,7 @@ _WAIT_SECONDS = flags.DEFINE_float(
 def main() -> None:
     _join()
     method, dataset = common.method(), flags.FLAGS.dataset
-    if not needs_graph(method) and not clip.needs_graph(common.readings().start):
+    if not pipeline.Setting(method, common.readings()).needs_graph:
         common.refuse(f"with --method={method}", "layers", "layer_weights", "timestep")
     output_dir = Path(_OUTPUT_DIR.value or f"outputs/{dataset}_{method}").expanduser()
     names = common.chosen_datasets()

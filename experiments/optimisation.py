@@ -72,16 +72,11 @@ def bound(
 ) -> Float[Array, "B C r r"]:
     """Scores the classes as `pipeline.scores` does, drawn to the truth of each patch."""
 
-    def one(cosines, presence, truth):
-        cosines, presence = (
-            vocabulary.fold(x, query_class, num_classes) for x in (cosines, presence)
-        )
+    def solve(cosines, presence, truth):
         moved = optimised(cosines, readings, truth=truth)
         return moved + readings.presence * presence.astype(jnp.float32)[:, None]
 
-    found = jax.vmap(one)(*maps, truth)
-    side = round(found.shape[-1] ** 0.5)
-    return found.reshape(*found.shape[:2], side, side)
+    return pipeline.each_picture(solve, maps, truth, query_class, num_classes=num_classes)
 
 
 class _Encoder:

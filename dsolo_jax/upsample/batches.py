@@ -38,9 +38,11 @@ def batch_labels(
     Args:
         scores: of the pictures, and behind them of none, whose labels are made in vain.
         pictures: at least one, and such that `takes` says so.
-        spatial_sigma, range_sigma, form, decide: see `labels`.
+        spatial_sigma, range_sigma, form, decide: see `labels`, the errors too.
     """
     kernel, shape = Kernel(form, spatial_sigma, range_sigma), scores.shape[1:]
+    for pixels in pictures:
+        strips.check_pixels(jax.ShapeDtypeStruct(shape, scores.dtype), pixels, kernel)
     sizes = [pixels.shape[:2] for pixels in pictures]
     # As many pixels for all as the largest needs, so that all are one strip of one shape.
     _, length, _ = strips.cut(max(sizes, key=math.prod), shape, None, spatial_sigma, form)

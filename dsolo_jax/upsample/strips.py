@@ -183,9 +183,7 @@ def _parts(
     argmax: bool = False,
 ) -> Iterator[tuple[Shaped[Array, "K L"], Callable[[np.ndarray, np.ndarray], None]]]:
     """Starts the parts of a picture; yields them, and functions as of `pamr.tiles`."""
-    _check(scores, pixels, kernel)
-    if pixels.dtype != np.uint8:
-        raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
+    check_pixels(scores, pixels, kernel)
     if kernel.form == "pamr":
         return pamr.tiles(scores, pixels, decide, given, argmax)
     lengths = limits().labels if argmax else limits().scores
@@ -367,6 +365,13 @@ def upsample(
 _STATIC = "kernel", "group", "decide", "argmax"
 _program = jax.jit(upsample, static_argnames=_STATIC)
 _program_of_loops = jax.jit(upsample, static_argnames=("loops", *_STATIC))
+
+
+def check_pixels(scores, pixels, kernel: Kernel):
+    """Raises a ValueError for what `labels` cannot take."""
+    _check(scores, pixels, kernel)
+    if pixels.dtype != np.uint8:
+        raise ValueError(f"pixels must be uint8, found {pixels.dtype}; multiply 0..1 by 255")
 
 
 def _check(scores, guide, kernel: Kernel):

@@ -299,6 +299,14 @@ def test_a_cpu_and_pamr_and_large_pictures_go_one_by_one(monkeypatch):
     assert not upsample.takes([np.zeros((2100, 2000, 3), np.uint8)], "kopf")
 
 
+def test_a_batch_is_refused_as_a_picture_is():
+    scores, pictures = jnp.zeros((1, 2, 3, 4)), [np.zeros((6, 8, 3), np.uint8)]
+    with pytest.raises(ValueError, match="spatial_sigma must be at least 0.25"):
+        upsample.batch_labels(scores, pictures, spatial_sigma=0.1)
+    with pytest.raises(ValueError, match="pixels must be uint8, found float32"):
+        upsample.batch_labels(scores, [pictures[0].astype(np.float32)])
+
+
 def test_loops_are_rounded_up_by_a_third_at_most():
     rounded = [strips.rounded(tiles) for tiles in range(1, 25)]
     assert sorted(set(rounded)) == [1, 2, 3, 4, 6, 8, 12, 16, 24]
