@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dsolo_jax.utils.files import atomic
@@ -117,11 +117,11 @@ def squeeze(image: UInt8[np.ndarray, "H W 3"], side: int) -> UInt8[np.ndarray, "
 
 
 def normalise(
-    pixels: UInt8[np.ndarray, "H W 3"], mean: Sequence[float], std: Sequence[float]
-) -> Float[np.ndarray, "H W 3"]:
+    pixels: UInt8[Array | np.ndarray, "*n 3"], mean: Sequence[float], std: Sequence[float]
+) -> Float[Array | np.ndarray, "*n 3"]:
     """Computes `(pixels / 255 - mean) / std` of each channel, float32."""
-    mean, std = np.asarray([mean, std], np.float32)
-    return (pixels.astype(np.float32) / 255 - mean) / std
+    means, deviations = np.asarray([mean, std], np.float32)
+    return (pixels.astype(np.float32) / 255 - means) / deviations
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Int, UInt8
 from PIL import Image
 
 from dsolo_jax import clip, images
@@ -20,7 +20,7 @@ class Picture(NamedTuple):
     its square for the attention source; what windows are cut from, where the model has some."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
-    patches: Float[np.ndarray, "n K"]
+    patches: UInt8[np.ndarray, "n K"]
     grid: tuple[int, int]  # (h, w), n = h · w
     square: UInt8[np.ndarray, "S S 3"]
     resized: UInt8[np.ndarray, "a b 3"] | None = None
@@ -29,14 +29,14 @@ class Picture(NamedTuple):
 class Batch(NamedTuple):
     """B pictures as arrays of one shape; patches behind h · w are padding."""
 
-    patches: Float[np.ndarray, "B n K"]
+    patches: UInt8[np.ndarray, "B n K"]
     grids: Int[np.ndarray, "B 2"]
     squares: UInt8[np.ndarray, "B S S 3"]
 
 
 def prepare(config: Config, image: AnyPicture) -> Picture:
-    """Reads a picture, cuts it at the working size into normalised patches, and squeezes it to the
-    attention source's square; on the host.
+    """Reads a picture, cuts it at the working size into patches, and squeezes it to the attention
+    source's square; on the host.
 
     Raises:
         ValueError: it is no picture.
@@ -64,8 +64,7 @@ def view(
     """Makes a picture, or a window of one, ready whose size for CLIP is chosen already."""
     patch = config.clip.vision.patch_size
     grid = resized.shape[0] // patch, resized.shape[1] // patch
-    normalised = images.normalise(resized, config.clip.image_mean, config.clip.image_std)
-    [patches] = clip.patchify(normalised[None], patch)
+    [patches] = clip.patchify(resized[None], patch)
     return Picture(pixels, patches, grid, images.squeeze(pixels, config.source.size))
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from dsolo_jax import attention, background, clip, devices, vocabulary, windows
+from dsolo_jax import attention, background, clip, devices, images, vocabulary, windows
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.model import Config, Model
 from dsolo_jax.pictures import AnyPicture, Batch, Picture, batch, bucket, prepare
@@ -170,7 +170,8 @@ def class_maps(
         start: what CLIP's last block does, one of `clip.STARTS`.
 
     Raises:
-        ValueError: an unknown start, or one that needs the graph without it.
+        ValueError: an unknown start, or one that needs the graph without it; patches that are no
+            bytes.
     """
     by_graph = clip.needs_graph(start)
     if by_graph and graph is None:
@@ -179,8 +180,9 @@ def class_maps(
             "graph=pipeline.graph(...), or choose another start"
         )
     of_graph = {"graph": graph} if by_graph else {}
+    patches = _normalised(config, pictures.patches)
     encoded = clip.encode_patches(
-        params["clip"], config.clip, pictures.patches, pictures.grids, start=start, **of_graph
+        params["clip"], config.clip, patches, pictures.grids, start=start, **of_graph
     )
 
     def one(patches, pooled, grid):
@@ -189,6 +191,19 @@ def class_maps(
         return maps, _cosine(text, pooled[None])[:, 0]
 
     return ClassMaps(*jax.vmap(one)(encoded.patches, encoded.pooled, pictures.grids))
+
+
+def _normalised(
+    config: Config, patches: UInt8[Array | np.ndarray, "B n K"]
+) -> Float[Array, "B n K"]:
+    """On the device: bytes come there sooner than the float32 that they become."""
+    if patches.dtype != np.uint8:
+        raise ValueError(
+            f"patches are {patches.dtype}, wanted uint8 and not normalised, as `batch` makes them"
+        )
+    pixels = jnp.asarray(patches).reshape(*patches.shape[:2], -1, 3)
+    normalised = images.normalise(pixels, config.clip.image_mean, config.clip.image_std)
+    return jnp.reshape(normalised, patches.shape)
 
 
 def _cosine(text: Float[Array, "Q D"], x: Float[Array, "n D"]) -> Float[Array, "Q n"]:

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Num
+from jaxtyping import Array, Bool, Float, Int, Num
 
 # A prompt has one key for all pictures; keys are as many as they like.
 Heads = Float[Array, "#B K _ d"]
@@ -45,8 +45,8 @@ def precision(weight: Float[Array, "..."]) -> Any:
 
 
 def patchify(
-    pixels: Float[Array | np.ndarray, "B H W 3"], patch_size: int
-) -> Float[Array | np.ndarray, "B N K"]:
+    pixels: Num[Array | np.ndarray, "B H W 3"], patch_size: int
+) -> Num[Array | np.ndarray, "B N K"]:
     """Cuts pictures into flat patches, in raster order.
 
     Raises:
@@ -153,24 +153,38 @@ def by_rows(
 
 
 def attend_in_blocks(
-    query: Float[Array, "B K n d"], key: Float[Array, "#B K m d"], value: Float[Array, "#B K m d"]
+    query: Float[Array, "B K n d"],
+    key: Float[Array, "#B K m d"],
+    value: Float[Array, "#B K m d"],
+    length: Int[Array, "B"] | None = None,
 ) -> Float[Array, "B K n d"]:
-    """Computes `attend` without a bias, and never the logits of all queries at once: in blocks of
-    queries, or in the device's own kernel where that takes them (which has a reverse derivative
-    alone).
+    """Computes `attend`, and never the logits of all queries at once: in blocks of queries, or in
+    the device's own kernel where that takes them (which has a reverse derivative alone).
+
+    Args:
+        length: keys behind so many are hidden; none of them if None.
     """
-    (b, heads, _, size), kernel = query.shape, _attention_kernel()
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    if kernel and half and key.shape[:2] == (b, heads) and size % 8 == 0 and size <= 128:
+    (b, heads, n, _), m = query.shape, key.shape[2]
+    kernel = _attention_kernel(query)
+    if kernel and key.shape[:2] == (b, heads):
         tokens_first = (x.swapaxes(1, 2) for x in (query, key, value))
-        return jax.nn.dot_product_attention(*tokens_first, implementation=kernel).swapaxes(1, 2)
-    return by_rows(partial(attend, key=key, value=value), query, key.shape[2])
+        given: dict[str, Any] = {"implementation": kernel}
+        if length is not None:
+            given |= {"query_seq_lengths": jnp.full(b, n, jnp.int32)}
+            given |= {"key_value_seq_lengths": length.astype(jnp.int32)}
+        return jax.nn.dot_product_attention(*tokens_first, **given).swapaxes(1, 2)
+    bias: Array | float = 0.0
+    if length is not None:
+        bias = hidden(jnp.arange(m) < length[:, None])[:, None, None]
+    return by_rows(partial(attend, key=key, value=value, bias=bias), query, m)
 
 
-def _attention_kernel() -> Any:
-    """What `jax.nn.dot_product_attention` calls the device's kernel: cuDNN's, from Ampere on."""
-    device = jax.devices()[0]
-    nvidia = device.device_kind.startswith("NVIDIA")
+def _attention_kernel(query: Heads) -> Any:
+    """What `jax.nn.dot_product_attention` calls the device's kernel for such heads, if it has one:
+    cuDNN's, from Ampere on."""
+    device, size = jax.devices()[0], query.shape[-1]
+    half = query.dtype in (jnp.bfloat16, jnp.float16) and size % 8 == 0 and size <= 128
+    nvidia = half and device.device_kind.startswith("NVIDIA")
     return "cudnn" if nvidia and float(device.compute_capability) >= 8 else None
 
 

@@ -183,7 +183,11 @@ def test_a_start_that_mixes_by_the_graph_is_given_it(small, scene):
     )
     graph = pipeline.graph(small.params, small.config, batch.squares)
     params, how = small.params["clip"], {"start": "proxyclip", "graph": graph}
-    [patches], _ = clip.encode_patches(params, small.config.clip, *batch[:2], **how)
+    config = small.config.clip
+    resized = images.resize(scene, tuple(config.vision.patch_size * batch.grids[0]))
+    pixels = images.normalise(resized, config.image_mean, config.image_std)[None]
+    [patches] = clip.encode_image(params, config, pixels, **how).patches
+    patches = patches.reshape(-1, patches.shape[-1])
     cosines = (text @ patches.T) / jnp.linalg.norm(patches, axis=-1)
     expected = vocabulary.fold(cosines, np.array(words.query_class), len(words.classes))
     options = {"num_classes": len(words.classes), "method": "logits", "readings": readings}
@@ -193,6 +197,13 @@ def test_a_start_that_mixes_by_the_graph_is_given_it(small, scene):
     ours = pipeline.to_pixels(scene, found, readings, return_scores=True)()
     theirs = dsolo.segment(small, scene, words, "logits", readings, return_scores=True)
     np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
+
+
+def test_patches_that_are_normalised_already_are_refused(small, scene):
+    batch = pipeline.batch([pipeline.prepare(small.config, scene)])
+    given = batch._replace(patches=batch.patches.astype(np.float32))
+    with pytest.raises(ValueError, match="patches are float32, wanted uint8"):
+        pipeline.class_maps(small.params, small.config, given, jnp.ones((1, 1)), start="vanilla")
 
 
 def test_forward_can_be_jitted_over_a_model(small, scene):

@@ -78,16 +78,30 @@ def test_pixels_of_another_layout_are_named(shape):
         transformer.patchify(np.zeros(shape), 16)
 
 
+@pytest.mark.parametrize("length", [None, np.array([7, 3])])
 @pytest.mark.parametrize("keys", [2, 1])  # a prompt's keys are those of all pictures
-def test_a_kernel_of_the_device_takes_what_it_can_and_gives_the_same(monkeypatch, keys):
+def test_a_kernel_of_the_device_takes_what_it_can_and_gives_the_same(monkeypatch, keys, length):
     random = np.random.default_rng(0)
     heads = (random.standard_normal((b, 3, n, 8)) for b, n in ((2, 11), (keys, 7), (keys, 7)))
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in heads)
-    expected = transformer.attend_in_blocks(query, key, value)
-    monkeypatch.setattr(transformer, "_attention_kernel", lambda: "xla")
-    found = transformer.attend_in_blocks(query, key, value)
+    alone = [
+        transformer.attend(query[i : i + 1], *(x[i % keys][None, :, :m] for x in (key, value)))
+        for i, m in enumerate([7, 7] if length is None else length)
+    ]
+    expected = transformer.attend_in_blocks(query, key, value, length)
+    np.testing.assert_array_equal(np.float32(jnp.concatenate(alone)), np.float32(expected))
+    device = type("Device", (), {"device_kind": "NVIDIA H100", "compute_capability": "9.0"})
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    plain = jax.nn.dot_product_attention
+    asked = []
+
+    def kernel(*heads, implementation, **lengths):
+        asked.append(implementation)
+        return plain(*heads, implementation="xla", **lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    found = transformer.attend_in_blocks(query, key, value, length)
     np.testing.assert_allclose(*(np.float32(x) for x in (found, expected)), rtol=0, atol=2e-2)
     in_float32 = [x.astype(jnp.float32) for x in (query, key, value)]
-    np.testing.assert_array_equal(
-        transformer.attend_in_blocks(*in_float32), transformer.attend(*in_float32)
-    )
+    transformer.attend_in_blocks(*in_float32, length)
+    assert asked == ["cudnn"] * (keys == 2)

@@ -69,9 +69,8 @@ def by_loop(model, pixels, setting):
     total, count = np.zeros((len(solved.classes), side, side)), np.zeros((side, side))
     for top, bottom, left, right in mmseg_boxes(height, width, CROP, STRIDE):
         window = resized[top:bottom, left:right]
-        normalised = images.normalise(window, config.clip.image_mean, config.clip.image_std)
         batch = pipeline.Batch(
-            clip.patchify(normalised[None], patch),
+            clip.patchify(window[None], patch),
             np.array([window.shape[:2]], np.int32) // patch,
             images.squeeze(window, config.source.size)[None],
         )

@@ -18,7 +18,16 @@ from dsolo_jax import transformer
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.clip import starts
 from dsolo_jax.clip.config import ClipConfig, TextConfig, VisionConfig
-from dsolo_jax.transformer import Block, Weights, apply, attend, cubic_weights, hidden, layer_norm
+from dsolo_jax.transformer import (
+    Block,
+    Weights,
+    apply,
+    attend,
+    attend_in_blocks,
+    cubic_weights,
+    hidden,
+    layer_norm,
+)
 
 
 class ImageEncoding(NamedTuple):
@@ -75,14 +84,15 @@ class _VisionTower(nn.Module):
         start: str,
     ) -> ImageEncoding:
         x, place = self._embed(patches, grid)
-        real = jnp.arange(patches.shape[1]) < jnp.prod(grid, axis=1, keepdims=True)
-        keys = hidden(jnp.pad(real, ((0, 0), (1, 0)), constant_values=True))[:, None, None]
+        count = jnp.prod(grid, axis=1)
         *blocks, last = self.blocks
         for block in blocks:
             q, k, v = block.heads(x)
-            x = block.finish(x, attend(q, k, v, keys))
+            x = block.finish(x, attend_in_blocks(q, k, v, 1 + count))
 
         # The class token as CLIP has it, the patches by the chosen start.
+        real = jnp.arange(patches.shape[1]) < count[:, None]
+        keys = hidden(jnp.pad(real, ((0, 0), (1, 0)), constant_values=True))[:, None, None]
         q, k, v = last.heads(x)
         pooled = last.finish(x[:, :1], attend(q[:, :, :1], k, v, keys))
         x = starts.patches(start, last, x, (q, k, v), keys, place, grid, graph)
