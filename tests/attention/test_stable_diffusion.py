@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from dsolo_jax.attention import resample_attention, stable_diffusion
-from dsolo_jax.attention.stable_diffusion import maps, unet, vae
+from dsolo_jax.attention.stable_diffusion import layers, maps, unet, vae
 from dsolo_jax.attention.stable_diffusion.config import ATTENDING_DOWN, ATTENDING_UP
 from dsolo_jax.attention.stable_diffusion.maps import mean_attention
 from tests.oracles.stable_diffusion import TorchMaps, relative, torch_maps
@@ -211,6 +211,18 @@ def test_bfloat16_is_near_float32(loaded, sd2, pixels):
     wanted = stable_diffusion.self_attention(loaded["sd2"][1], config, pixels)
     assert half["unet"]["conv_in"]["kernel"].dtype == jnp.bfloat16 and found.dtype == jnp.float32
     assert relative(found, np.asarray(wanted)) <= 5e-2
+
+
+def test_a_group_far_from_zero_is_normalised_as_exactly_as_float32_allows():
+    """Its mean is a thousand deviations, and what lies in the first row is not typical of it."""
+    x = np.random.default_rng(0).standard_normal((2, 8, 8, 64)) + 1000
+    x[:, 0] += 5
+    norm, x = layers.GroupNorm(4, 1e-6), x.astype(np.float32)
+    found, _ = norm.init_with_output(jax.random.key(0), x)
+    grouped = x.astype(np.float64).reshape(2, 64, 4, 16)
+    mean, variance = (f(grouped, axis=(1, 3), keepdims=True) for f in (np.mean, np.var))
+    expected = ((grouped - mean) / np.sqrt(variance + 1e-6)).reshape(x.shape)
+    np.testing.assert_allclose(found, expected, atol=4 * np.spacing(np.float32(1000)))
 
 
 def test_nothing_runs_behind_the_last_layer_asked_for(loaded):

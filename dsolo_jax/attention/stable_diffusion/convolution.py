@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 # B h w C; height, width and channels are the stage's own.
@@ -49,17 +50,23 @@ def convolve(
         many = h * w >= _MANY_POSITIONS and channels >= _MANY_CHANNELS
         if many and x.dtype == jnp.float32 and h % _STRIP == 0 and w % 2 == 0:
             return winograd(x, kernel)
-    # A GPU's convolutions add up in float32 and give the dtype of their factors. Asked for another,
-    # XLA would bring the factors to float32 first, and so to products of half the speed.
-    result = None if jax.default_backend() == "gpu" else jnp.float32
     return jax.lax.conv_general_dilated(
         x,
         kernel,
         (stride, stride),
         padding,
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        preferred_element_type=result,
+        preferred_element_type=product_dtype(),
     ).astype(jnp.float32)
+
+
+def product_dtype() -> DTypeLike | None:
+    """What a product is asked to give: float32, on a GPU (None) the dtype of its factors.
+
+    The sums are float32 everywhere. A GPU asked for other convolutions brings their factors to
+    float32 first, and so to half the speed; and fields of half the bytes are read twice as fast.
+    """
+    return None if jax.default_backend() == "gpu" else jnp.float32
 
 
 def gathered(x: Field, kernel: Float[Array, "3 3 C O"]) -> Float[Array, "B _ _ O"]:

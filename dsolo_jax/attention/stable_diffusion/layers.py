@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field
+from dsolo_jax.attention.stable_diffusion.convolution import Convolution, Field, product_dtype
 from dsolo_jax.transformer import Heads, attend_in_blocks
 
 
@@ -27,7 +27,8 @@ class Dense(nn.Module):
     def __call__(self, x: Float[Array, "... I"]) -> Float[Array, "... O"] | Heads:
         shape = x.shape[-1], self.features
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape, jnp.float32)
-        y = jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=jnp.float32)
+        y = jnp.matmul(x.astype(kernel.dtype), kernel, preferred_element_type=product_dtype())
+        y = y.astype(jnp.float32)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y if self.heads is None else split(y, self.heads).astype(kernel.dtype)
@@ -49,10 +50,13 @@ class GroupNorm(nn.Module):
             grouped = of_channel.reshape(len(x), self.groups, -1).mean(axis=-1)
             return jnp.repeat(grouped, channels // self.groups, axis=-1)
 
-        # Each channel first, whose sums run along memory. A group's variance is the mean of its
-        # channels' variances and of their means' squared distances.
+        # Each channel first, whose sums run along memory, both in one pass: from about the mean, that
+        # of a row, squares lose no digits.
+        near = x[:, 0].mean(axis=1)
         means = x.mean(axis=(1, 2))
-        variances = jnp.square(x - means[:, None, None]).mean(axis=(1, 2))
+        squares = jnp.square(x - near[:, None, None]).mean(axis=(1, 2))
+        variances = squares - jnp.square(means - near)
+        # A group's variance is the mean of its channels' and of their means' squared distances.
         mean = of_group(means)
         variance = of_group(variances + jnp.square(means - mean))
         gain = scale * jax.lax.rsqrt(variance + self.epsilon)
