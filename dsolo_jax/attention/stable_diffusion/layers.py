@@ -50,8 +50,8 @@ class GroupNorm(nn.Module):
             grouped = of_channel.reshape(len(x), self.groups, -1).mean(axis=-1)
             return jnp.repeat(grouped, channels // self.groups, axis=-1)
 
-        # Each channel first, whose sums run along memory, both in one pass: from about the mean, that
-        # of a row, squares lose no digits.
+        # Each channel first, whose sums run along memory, both in one pass: from about the mean,
+        # that of a row, squares lose no digits.
         near = x[:, 0].mean(axis=1)
         means = x.mean(axis=(1, 2))
         squares = jnp.square(x - near[:, None, None]).mean(axis=(1, 2))
