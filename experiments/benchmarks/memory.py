@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import dsolo_jax as dsolo
 from dsolo_jax.attention import stable_diffusion
 from dsolo_jax.attention.stable_diffusion import SD2
 from experiments.benchmarks.networks import sd_params
-from experiments.benchmarks.timing import program
+from experiments.benchmarks.running import Case
+from experiments.benchmarks.timing import Program
 
 # Stable Diffusion 2's form and heads with three narrow resolutions, so that the graph is nearly all
 # there is.
@@ -57,10 +57,11 @@ def segment(*sizes: tuple[int, int]) -> None:
 
 def graph(side: int) -> None:
     """Asks the narrow Stable Diffusion for the graph of a picture of that side, pixels."""
-    params = sd_params(_NARROW, jnp.float32)
+    params = sd_params(_NARROW, "float32")
     pixels = jax.random.uniform(jax.random.key(0), (1, side, side, 3), minval=-1)
     function = partial(stable_diffusion.self_attention, config=_NARROW)
-    job, _ = program(function, params, pixels=pixels)
+    job = Program(function, params, pixels=pixels)
+    job.compile()
     _print_peak(lambda: jax.block_until_ready(job()))
 
 
@@ -98,15 +99,19 @@ _JOBS = {
 }
 
 
-def run() -> Iterator[dict]:
-    """Measures bytes above the loaded model: upper bounds, for the peak may be that of loading.
+def run() -> Iterator[Case]:
+    """Bytes above the loaded model: upper bounds, for the peak may be that of loading.
 
     The pictures' include compilation. Those of the graph also as multiples of a float32 [N, N].
     """
-    for case, (job, patches) in _JOBS.items():
-        code = f"from experiments.benchmarks import memory; memory.{job}"
-        command = [sys.executable, "-c", code]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        used, seconds = json.loads(done.stdout.splitlines()[-1])
-        row = {"stage": "memory", "case": case, "seconds": seconds, "resident_bytes": used}
-        yield row | ({"squares": used / (4 * patches**2)} if patches else {})
+    for case, job in _JOBS.items():
+        yield Case("memory", case, measure=partial(_measure, *job))
+
+
+def _measure(job: str, patches: int | None) -> dict[str, float]:
+    code = f"from experiments.benchmarks import memory; memory.{job}"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    used, seconds = json.loads(done.stdout.splitlines()[-1])
+    row = {"seconds": seconds, "resident_bytes": used}
+    return row | ({"squares": used / (4 * patches**2)} if patches else {})

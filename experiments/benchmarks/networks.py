@@ -1,6 +1,7 @@
 """CLIP's two towers and the sources of patch graphs, beside the same in torch."""
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import jax
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from dsolo_jax import attention, clip
+from dsolo_jax import attention, clip, images
 from dsolo_jax.attention import Source, dino, stable_diffusion
 from dsolo_jax.attention.dino.tower import parameter_shapes as dino_shapes
 from dsolo_jax.attention.stable_diffusion import SD2, StableDiffusionConfig, unet, vae
 from dsolo_jax.checkpoints import Params, cast
-from experiments.benchmarks.timing import program, rows, torch_jobs
+from experiments.benchmarks import world
+from experiments.benchmarks.running import Case, Work
+from experiments.benchmarks.timing import Program, torch_jobs
 from experiments.training.diffusion import random_params
 
 TIMESTEP = 100
@@ -23,54 +26,76 @@ SD2_SOURCE = Source("sd2", "stable_diffusion", SD2, stable_diffusion.LAYERS, Non
 _PROMPTS, _ALL, _TOKENS = 128, 150 * 80, 16
 
 
-def pictures() -> Iterator[dict]:
-    """Times CLIP's image tower, B/16: a row for each size and baseline, seconds a picture."""
-    config = clip.VIT_B16
-    params = clip.init(config, jax.random.key(0))
-    for height, width in ((336, 336), (336, 448)):
-        pixels = np.random.default_rng(0).standard_normal((1, height, width, 3), np.float32)
-        encode = lambda params, pixels: clip.encode_image(params, config, pixels)  # noqa: E731
-        job, account = program(encode, params, pixels)
-        jobs = {"ours": job} | torch_jobs("clip", config, pixels)
-        yield from rows("clip", f"ViT-B/16 {height}x{width}", jobs, **account)
+def pictures() -> Iterator[Case]:
+    """CLIP's image tower, B/16, on one picture of each of two sizes."""
+    for size in ((336, 336), (336, 448)):
+        yield Case("clip", f"ViT-B/16 {size[0]}x{size[1]}", partial(_picture, size))
 
 
-def texts() -> list[dict]:
-    """Times CLIP's text tower, B/16, on prompts cut to their length; beside it all 77 positions."""
-    config = clip.VIT_B16
-    params = clip.init(config, jax.random.key(0))
+def _picture(size: tuple[int, int]) -> Work:
+    config, params = clip_b16("float32")
+    pixels = images.normalise(world.pictures(1, *size)[0], config.image_mean, config.image_std)[
+        None
+    ]
+    encode = lambda params, pixels: clip.encode_image(params, config, pixels)  # noqa: E731
+    program = Program(encode, params, pixels)
+    beside = partial(torch_jobs, "clip", config, pixels)
+    return Work(program, (program,), theirs=beside, pictures=1)
+
+
+def texts() -> Iterator[Case]:
+    """CLIP's text tower, B/16, on prompts cut to their length; beside it all 77 positions."""
+    case = f"{_ALL} prompts at length {_TOKENS}, from {_PROMPTS}"
+    yield Case("text", case, _prompts)
+
+
+def _prompts() -> Work:
+    config, params = clip_b16("float32")
     length, end = config.text.max_position_embeddings, config.text.eos_token_id
     token_ids = np.full((_PROMPTS, length), end, np.int32)
     token_ids[:, : _TOKENS - 1] = 0
     encode = lambda params, token_ids: clip.encode_text(params, config, token_ids)  # noqa: E731
-    ours, account = program(encode, params, token_ids[:, :_TOKENS])
-    jobs = {"ours": ours, f"length {length}": program(encode, params, token_ids)[0]}
-    case = f"{_ALL} prompts at length {_TOKENS}, from {_PROMPTS}"
-    return rows("text", case, jobs, repeats=5, scale=_ALL / _PROMPTS, **account)
+    ours, whole = (Program(encode, params, ids) for ids in (token_ids[:, :_TOKENS], token_ids))
+    beside = {f"length {length}": whole}
+    return Work(ours, (ours,), (whole,), lambda: beside, scale=_ALL / _PROMPTS)
 
 
-def graphs() -> Iterator[dict]:
-    """Times the sources, from a square of pixels to the graph: seconds a picture."""
-    dtype = encoder_dtype()
-    sources = {
-        f"Stable Diffusion 2, {jnp.dtype(dtype).name}": (SD2_SOURCE, sd_params(SD2, dtype)),
-        "DINOv2 B/14": _dino("dinov2", dino.DINOV2_B14, 518),
-        "DINO B/16": _dino("dino", dino.DINO_B16, 512),
-        "appearance": (Source("appearance", "appearance", None, ("colour",), None, 512), {}),
+def graphs() -> Iterator[Case]:
+    """The sources, from the square of a picture to its graph; a wave each, as they are large."""
+    dtype = jnp.dtype(encoder_dtype()).name
+    of_dino = {
+        "DINOv2 B/14": ("dinov2", dino.DINOV2_B14, 518),
+        "DINO B/16": ("dino", dino.DINO_B16, 512),
     }
-    for name, (source, params) in sources.items():
-        squares = np.random.default_rng(0).integers(
-            0, 256, (1, source.size, source.size, 3), np.uint8
-        )
-        job, account = program(partial(attention.graph, source=source), params, squares=squares)
-        jobs = {"ours": job} | torch_jobs("graph", source, squares, TIMESTEP, dtype)
-        case = f"{name}, {source.size}x{source.size}"
-        yield from rows("graph", case, jobs, repeats=3, **account)
+    appearance = Source("appearance", "appearance", None, ("colour",), None, 512)
+    sources = {
+        f"Stable Diffusion 2, {dtype}": (SD2_SOURCE, lambda: sd_params(SD2, dtype)),
+        **{
+            name: (Source(kind, "dino", config, dino.LAYERS, None, size), partial(_dino, config))
+            for name, (kind, config, size) in of_dino.items()
+        },
+        "appearance": (appearance, dict),
+    }
+    for wave, (name, given) in enumerate(sources.items()):
+        case = f"{name}, {given[0].size}x{given[0].size}"
+        yield Case("graph", case, partial(_graph, *given), wave=wave)
 
 
-def _dino(name: str, config: dino.DinoConfig, size: int) -> tuple[Source, Params]:
-    params = cast(random_params(dino_shapes(config)), jnp.float32)
-    return Source(name, "dino", config, dino.LAYERS, None, size), params
+def _graph(source: Source, params: Callable[[], Params]) -> Work:
+    squares = world.pictures(1, source.size, source.size)
+    program = Program(partial(attention.graph, source=source), params(), squares=squares)
+    beside = partial(torch_jobs, "graph", source, squares, TIMESTEP, encoder_dtype())
+    return Work(program, (program,), theirs=beside, pictures=1)
+
+
+def _dino(config: dino.DinoConfig) -> Params:
+    return cast(random_params(dino_shapes(config)), jnp.float32)
+
+
+@functools.cache
+def clip_b16(dtype: str) -> tuple[clip.ClipConfig, Params]:
+    """Draws parameters of CLIP, B/16."""
+    return clip.VIT_B16, cast(clip.init(clip.VIT_B16, jax.random.key(0)), dtype)
 
 
 def encoder_dtype() -> DTypeLike:
@@ -78,7 +103,8 @@ def encoder_dtype() -> DTypeLike:
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 
 
-def sd_params(config: StableDiffusionConfig, dtype: DTypeLike) -> Params:
+@functools.lru_cache(1)
+def sd_params(config: StableDiffusionConfig, dtype: str) -> Params:
     """Draws parameters of Stable Diffusion, as `stable_diffusion.load` gives them."""
     shapes = {"vae": vae.parameter_shapes(config.vae), "unet": unet.parameter_shapes(config.unet)}
     shape = config.text.max_position_embeddings, config.unet.cross_attention_dim

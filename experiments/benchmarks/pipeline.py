@@ -1,103 +1,294 @@
 """Pictures to labels with B/16 and Stable Diffusion 2: each stage, and all of them."""
 
-from collections.abc import Callable, Iterator
-from functools import partial
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
 
 import dsolo_jax as dsolo
-from dsolo_jax import clip, model, pipeline
+from dsolo_jax import model, pipeline
+from dsolo_jax.attention import stable_diffusion
 from dsolo_jax.attention.stable_diffusion import SD2
-from dsolo_jax.checkpoints import cast
 from dsolo_jax.pixels import batch_to_pixels
-from experiments.benchmarks.networks import SD2_SOURCE, TIMESTEP, encoder_dtype, sd_params
-from experiments.benchmarks.timing import beside, program, rows, torch_jobs
+from dsolo_jax.utils import memory
+from experiments.benchmarks import upsample, world
+from experiments.benchmarks.networks import (
+    SD2_SOURCE,
+    TIMESTEP,
+    clip_b16,
+    encoder_dtype,
+    sd_params,
+)
+from experiments.benchmarks.running import Case, Work, compile_all
+from experiments.benchmarks.timing import Jobs, Program, torch_jobs
+
+MULTIPLE = stable_diffusion.squares(SD2).multiple  # of which sizes must be, pixels
+
+SHORT_SIDE = 336  # of a picture in CLIP, pixels
+_METHOD, _READINGS = "velocity", dsolo.Readings()
+_AHEAD = 4  # batches of which the next is started before the labels of the last are fetched
+_AT_ONCE = 4  # graphs that are compiled together while the largest batch is looked for
 
 
-def run() -> Iterator[dict]:
-    """Times each stage and their sum, seconds a batch, beside torch; on an accelerator in bfloat16
-    and in batches.
+class Sweep(NamedTuple):
+    """Numbers of pictures, of classes and of pixels a side, in the order in which they are timed;
+    and whether the largest batch is looked for."""
 
-    Weights, and so the maps that the solver's steps depend on, are random.
+    batches: tuple[int, ...]
+    classes: tuple[int, ...]
+    sizes: tuple[int, ...]
+    largest: bool
+
+    @classmethod
+    def usual(cls, backend: str) -> "Sweep":
+        """Gives those of a kind of device; what matters most comes first."""
+        if backend == "cpu":
+            return cls((1,), (21,), (512,), largest=False)
+        return cls((16, 8, 32, 1), (21, 150), (512,), largest=True)
+
+
+def run(sweep: Sweep, late: Callable[[], bool] = lambda: False) -> Iterator[Case]:
+    """The stages and the whole beside torch, in bfloat16 on an accelerator: seconds a batch.
+
+    Weights are random, pictures and what the solver gets are the miniature world's, see `world`.
     """
-    on_cpu, dtype = jax.default_backend() == "cpu", encoder_dtype()
-    settings = model.Config(
-        clip=clip.VIT_B16,
-        source=SD2_SOURCE,
-        readings=dsolo.Readings(),
-        grid=SD2_SOURCE.grid,
-        short_side=336,
-        long_side=2048,
-        tokenizer="",  # the embeddings are there
-        text_weights="",
-    )
-    params = {
-        "clip": cast(clip.init(clip.VIT_B16, jax.random.key(0)), dtype),
-        "attention": sd_params(SD2, dtype),
-    }
-    random = dsolo.Model(settings, params)
-    for batch in (1,) if on_cpu else (1, 8, 32):
-        pixels = _pixels(batch, SD2_SOURCE.size)
-        arrays = pipeline.batch([pipeline.prepare(settings, picture) for picture in pixels])
-        make, account = program(
-            partial(pipeline.graph, config=settings), params, squares=arrays.squares
+    dtype = jnp.dtype(encoder_dtype()).name
+    for size in sweep.sizes:
+        for batch in sweep.batches:
+            pictures, case = _Pictures(batch, size), f"batch {batch}, {size} px, {dtype}"
+            each = {classes: _Classes(pictures, classes) for classes in sweep.classes}
+            graph = each[sweep.classes[0]].graph_row
+            yield Case("pipeline", f"graph, {case}", graph, wave=size)
+            for classes, of in each.items():
+                for stage, prepare in of.rows().items():
+                    yield Case("pipeline", f"{stage}, C={classes}, {case}", prepare, wave=size)
+    for attention in ("appearance", "miniature"):
+        case = f"agreement of bfloat16 with float32, {attention}"
+        yield Case("pipeline", case, measure=partial(world.agreement, attention), wave="agreement")
+    for size in sweep.sizes if sweep.largest else ():
+        classes, start = sweep.classes[0], max(sweep.batches)
+        measure = partial(largest, _Trials(size, classes), start, late)
+        case = f"largest batch, C={classes}, {size} px, {dtype}"
+        yield Case("pipeline", case, measure=measure, wave="largest")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Pictures:
+    """B pictures of one size, and the programs that rows of them share."""
+
+    batch: int
+    size: int
+
+    @cached_property
+    def model(self) -> dsolo.Model:
+        dtype = jnp.dtype(encoder_dtype()).name
+        config, params = clip_b16(dtype)
+        source = dataclasses.replace(SD2_SOURCE, size=self.size)
+        settings = model.Config(
+            clip=config,
+            source=source,
+            readings=_READINGS,
+            grid=source.grid,
+            short_side=SHORT_SIDE,
+            long_side=2048,
+            tokenizer="",  # the embeddings are there
+            text_weights="",
         )
-        theirs = torch_jobs("graph", SD2_SOURCE, pixels, TIMESTEP, dtype)
-        case = f"batch {batch}, {jnp.dtype(dtype).name}"
-        [graph] = _rows(f"graph, {case}", make, theirs.get("torch"), account)
-        yield graph
-        for classes in (21,) if on_cpu else (21, 150):
-            case = f"C={classes}, batch {batch}, {jnp.dtype(dtype).name}"
-            stages = [graph, *_others(random, make(), pixels, arrays, classes, case)]
-            yield from stages[1:]
-            seconds = sum(row["seconds"] for row in stages)
-            whole = {"stage": "pipeline", "case": f"whole, {case}", "seconds": seconds}
-            if all("baseline" in row for row in stages):
-                whole |= beside(seconds, "torch", sum(row["baseline_seconds"] for row in stages))
-            yield whole | {"pictures_per_second": batch / seconds}
+        return dsolo.Model(settings, {"clip": params, "attention": sd_params(SD2, dtype)})
+
+    @cached_property
+    def pixels(self) -> list[np.ndarray]:
+        return list(world.pictures(self.batch, self.size, self.size))
+
+    @cached_property
+    def arrays(self) -> pipeline.Batch:
+        config = self.model.config
+        return pipeline.batch([pipeline.prepare(config, picture) for picture in self.pixels])
+
+    @cached_property
+    def graph(self) -> Program:
+        make = partial(pipeline.graph, config=self.model.config)
+        return Program(make, self.model.params, squares=self.arrays.squares)
+
+    @cached_property
+    def maps(self) -> tuple[pipeline.ClassMaps, jax.Array]:
+        """What the solver gets, the graph in the type in which it would come."""
+        maps, graph = world.maps(self.batch, self.model.config.grid)
+        made = jax.eval_shape(
+            partial(pipeline.graph, config=self.model.config),
+            self.model.params,
+            squares=self.arrays.squares,
+        )
+        return maps, graph.astype(made.dtype)
+
+    @cached_property
+    def steps(self) -> int:
+        maps, graph = self.maps
+        return world.steps(maps.cosines, graph, _READINGS)
 
 
-def _pixels(batch: int, size: int) -> UInt8[np.ndarray, "B S S 3"]:
-    blocks = np.random.default_rng(1).integers(0, 256, (batch, 16, 16, 3), np.uint8)
-    return np.kron(blocks, np.ones((1, size // 16, size // 16, 1), np.uint8))
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Classes:
+    """The same pictures with C classes."""
+
+    pictures: _Pictures
+    classes: int
+
+    @cached_property
+    def text(self) -> jax.Array:
+        width = self.pictures.model.config.clip.projection_dim
+        text = np.random.default_rng(2).standard_normal((self.classes, width))
+        return jnp.asarray(text / np.linalg.norm(text, axis=1, keepdims=True), jnp.float32)
+
+    @cached_property
+    def clip(self) -> Program:
+        config, params = self.pictures.model.config, self.pictures.model.params
+        make = partial(pipeline.class_maps, config=config, start=_READINGS.start)
+        return Program(make, params, pictures=self.pictures.arrays, text=self.text)
+
+    @cached_property
+    def maps(self) -> pipeline.ClassMaps:
+        return world.repeated(self.pictures.maps[0], self.classes)
+
+    @cached_property
+    def solver(self) -> Program:
+        how: dict[str, Any] = {"method": _METHOD, "readings": _READINGS}
+        solve = partial(pipeline.scores, num_classes=self.classes, **how)
+        graph, of_class = self.pictures.maps[1], jnp.arange(self.classes)
+        steps = (self.pictures.steps,)
+        return Program(solve, self.maps, graph, query_class=of_class, rounds=steps)
+
+    @cached_property
+    def scores(self) -> jax.Array:
+        return self.solver()
+
+    @cached_property
+    def torch(self) -> Jobs:
+        config, (_, graph) = self.pictures.model.config, self.pictures.maps
+        ours = (np.asarray(x, np.float32) for x in (*self.maps, graph))
+        return torch_jobs(
+            "stages", config.clip, config.source, TIMESTEP, encoder_dtype(), _READINGS,
+            tuple(ours), np.stack(self.pictures.pixels), np.asarray(self.text),
+            tuple(map(int, self.pictures.arrays.grids[0])),
+        )  # fmt: skip
+
+    def labels(self, scores: jax.Array) -> list[Callable[[], pipeline.Result]]:
+        """Starts them all."""
+        return batch_to_pixels(self.pictures.pixels, scores, _READINGS)
+
+    def start(self) -> tuple[Any, list[Callable[[], pipeline.Result]]]:
+        """Starts all stages. The solver gets the maps of the bundled CLIP, not those of random
+        weights that CLIP and the graph give here."""
+        made = self.pictures.graph(), self.clip()
+        return made, self.labels(self.solver())
+
+    def whole(self) -> Any:
+        made, fetches = self.start()
+        return made, [fetch() for fetch in fetches]
+
+    def ahead(self) -> Any:
+        waiting: Sequence[Callable] = ()
+        for _ in range(_AHEAD):
+            _, started = self.start()
+            for fetch in waiting:
+                fetch()
+            waiting = started
+        return [fetch() for fetch in waiting]
+
+    # ----------------------------------------------------------------------------------- rows
+
+    def rows(self) -> dict[str, Callable[[], Work]]:
+        """Names the stages behind the graph and the whole, and gives what makes each."""
+        ahead = {"whole, next one ahead": self.ahead_row}
+        found = {"whole": self.whole_row, "CLIP": self.clip_row}
+        found |= {"solver": self.solver_row, "pixels": self.pixels_row}
+        return found if jax.default_backend() == "cpu" else ahead | found
+
+    def graph_row(self) -> Work:
+        return self._row("graph", self.pictures.graph, (self.pictures.graph,))
+
+    def clip_row(self) -> Work:
+        return self._row("CLIP", self.clip, (self.clip,))
+
+    def solver_row(self) -> Work:
+        work = self._row("solver", self.solver, (self.solver,))
+        return work._replace(columns={"steps": self.pictures.steps})
+
+    def pixels_row(self) -> Work:
+        work = self._row("pixels", lambda: [fetch() for fetch in self.labels(self.scores)], ())
+        return work._replace(needs=(self.solver,), **self._upsampling())
+
+    def whole_row(self) -> Work:
+        programs = self.pictures.graph, self.clip, self.solver
+        return self._row("whole", self.whole, programs)._replace(**self._upsampling())
+
+    def ahead_row(self) -> Work:
+        """Seconds of one batch of several."""
+        return self.whole_row()._replace(job=self.ahead, scale=1 / _AHEAD, calls=_AHEAD)
+
+    def _row(self, stage: str, job: Callable, programs: tuple[Program, ...]) -> Work:
+        theirs = partial(_only, lambda: self.torch, stage)
+        return Work(job, programs, theirs=theirs, pictures=self.pictures.batch)
+
+    def _upsampling(self) -> dict[str, Any]:
+        batch, size = self.pictures.batch, self.pictures.size
+        form, sigma = _READINGS.upsample, _READINGS.spatial_sigma
+        side = self.pictures.model.config.grid
+        return upsample.work(batch, self.classes, side, (size, size), form, sigma)
 
 
-def _rows(case: str, ours: Callable, torch: Callable | None, account: dict) -> list[dict]:
-    jobs = {"ours": ours} | ({"torch": torch} if torch else {})
-    return rows("pipeline", case, jobs, repeats=3, **account)
+def _only(jobs: Callable[[], Jobs], stage: str) -> Jobs:
+    found = jobs()
+    return {"torch": found[stage]} if stage in found else {}
 
 
-def _others(
-    random: dsolo.Model,
-    attention: Float[Array, "B N N"],
-    pixels: UInt8[np.ndarray, "B S S 3"],
-    arrays: pipeline.Batch,
-    classes: int,
-    case: str,
-) -> Iterator[dict]:
-    """The stages behind the graph."""
-    params, config, readings = random.params, random.config, random.config.readings
-    text = np.random.default_rng(2).standard_normal((classes, config.clip.projection_dim))
-    text = jnp.asarray(text / np.linalg.norm(text, axis=1, keepdims=True), jnp.float32)
-    class_maps = partial(pipeline.class_maps, config=config, start=readings.start)
-    maps, of_maps = program(class_maps, params, pictures=arrays, text=text)
-    solve = partial(pipeline.scores, num_classes=classes, method="velocity", readings=readings)
-    cosines = maps()
-    solver, of_solver = program(solve, cosines, attention, query_class=jnp.arange(classes))
-    scores = solver()
+# -------------------------------------------------------------------------------- largest batch
 
-    def labels() -> list[pipeline.Result]:
-        """All are started before the first is waited for."""
-        return [fetch() for fetch in batch_to_pixels(list(pixels), scores, readings)]
 
-    theirs = torch_jobs(
-        "stages", config.clip, encoder_dtype(), readings, (*cosines, attention), pixels, text,
-        tuple(map(int, arrays.grids[0])),
-    )  # fmt: skip
-    # The FLOPs of the solver are those of a single step.
-    ours = {"CLIP": (maps, of_maps), "solver": (solver, of_solver), "pixels": (labels, {})}
-    for stage, (job, account) in ours.items():
-        yield from _rows(f"{stage}, {case}", job, theirs.get(stage), account)
+class _Trials:
+    """Runs a batch of each size that it is called with; the graphs of the next few are compiled
+    with the first one's, as each takes a minute."""
+
+    def __init__(self, size: int, classes: int):
+        self._size, self._classes = size, classes
+        self._ready: dict[int, _Pictures | None] = {}
+
+    def __call__(self, batch: int) -> None:
+        if batch not in self._ready:
+            number = 1 if self._ready else _AT_ONCE
+            self._ready = {b: _Pictures(b, self._size) for b in (batch << i for i in range(number))}
+            compile_all([pictures.graph for pictures in self._ready.values()])
+        whole = _Classes(self._ready[batch], self._classes).whole
+        self._ready[batch] = None  # with its arrays
+        jax.block_until_ready(whole())
+
+
+def largest(
+    trial: Callable[[int], None], start: int, late: Callable[[], bool] = lambda: False
+) -> dict[str, Any]:
+    """Doubles a batch until it does not fit any more, or there is no time left.
+
+    Args:
+        trial: runs a batch; a full memory is a MemoryError, or JAX's RESOURCE_EXHAUSTED.
+        start: the first.
+
+    Returns:
+        The last that fitted, 0 if none did, and the first that did not.
+    """
+    begin, fitted, batch = time.perf_counter(), 0, start
+    too_large = None
+    while too_large is None and not late():
+        try:
+            trial(batch)
+            fitted, batch = batch, 2 * batch
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if memory.message(error) is None:
+                raise
+            too_large = batch
+    seconds = time.perf_counter() - begin
+    return {"search_s": seconds, "largest_batch": fitted, "too_large": too_large}

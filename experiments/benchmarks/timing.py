@@ -1,119 +1,167 @@
-"""Ratios inside one run: wall times of jobs that take turns, FLOPs, and XLA's own bytes."""
+"""Wall times of jobs that take turns, programs that are compiled once, and a device's own time."""
 
-import math
-import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-# Dense bfloat16 products, FLOP/s, of the makers' data sheets, by jax's device_kind.
-_PEAK = {
-    "NVIDIA A100-SXM4-40GB": 312e12,
-    "NVIDIA A100-SXM4-80GB": 312e12,
-    "NVIDIA A100 80GB PCIe": 312e12,
-    "NVIDIA H100 PCIe": 756e12,
-    "NVIDIA H100 80GB HBM3": 989e12,
-    "NVIDIA H200": 989e12,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v6 lite": 918e12,
+from experiments.benchmarks import account
+
+Jobs = Mapping[str, Callable[[], Any]]
+
+# A job is called this often; less where that takes too long.
+_LEAST, _MOST, _SECONDS = 3, 20, 1.0
+
+_COMPILING = {
+    "/jax/core/compile/jaxpr_trace_duration": "lower_s",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower_s",
+    "/jax/core/compile/backend_compile_duration": "compile_s",
 }
+_spent: Counter[str] = Counter()  # seconds of this process
 
 
-def program(function: Callable, *given: Any, **named: Any) -> tuple[Callable[[], Any], dict]:
-    """Compiles a function of arrays.
-
-    Returns:
-        The job that runs it on what is given, and what a row says of it: the FLOPs of its products,
-        and XLA's count of temporary bytes.
-    """
-    compiled = jax.jit(function).lower(*given, **named).compile()
-    account = {
-        "flops": product_flops(function, *given, **named),
-        "temporary_bytes": getattr(compiled.memory_analysis(), "temp_size_in_bytes", None),
-    }
-    return lambda: compiled(*given, **named), account
+def _listen(event: str, duration: float, **_: Any) -> None:
+    if event in _COMPILING:
+        _spent[_COMPILING[event]] += duration
 
 
-def product_flops(function: Callable, *given: Any, **named: Any) -> int:
-    """Counts the FLOPs of the products and convolutions of a function, two a multiplication.
-
-    Loops count as often as they run, a `while` once; every branch counts.
-    """
-    return _flops(jax.make_jaxpr(function)(*given, **named).jaxpr)
+jax.monitoring.register_event_duration_secs_listener(_listen)
 
 
-def _flops(jaxpr: Any) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        shapes, name = [x.aval.shape for x in equation.invars], equation.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = equation.params["dimension_numbers"]
-            terms = math.prod(shapes[0][axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            outputs_axis = equation.params["dimension_numbers"].rhs_spec[0]
-            terms = math.prod(shapes[1]) // shapes[1][outputs_axis]
-        elif name == "dot_product_attention_fwd_wrapper":  # cuDNN's: keys [B, tokens, K, d]
-            terms = 2 * shapes[1][1]
-        else:  # the programs inside, those in tuples (branches) too
-            terms = 0
-            trips = equation.params["length"] if name == "scan" else 1
-            for value in jax.tree.leaves(list(equation.params.values())):
-                inner = getattr(value, "jaxpr", value)
-                total += trips * _flops(inner) if hasattr(inner, "eqns") else 0
-        total += 2 * terms * math.prod(equation.outvars[0].aval.shape) if terms else 0
-    return total
+class Program:
+    """A function of arrays, lowered here and compiled once for all rows that run it; call it to run
+    it on what it was given."""
+
+    def __init__(self, function: Callable, *given: Any, rounds: Iterable[int] = (), **named: Any):
+        """Lowers it; `rounds` as of `account.account`."""
+        self._arguments = given, named
+        start = time.perf_counter()
+        traced = jax.jit(function).trace(*given, **named)
+        self._lowered = traced.lower()
+        self._lower_s = time.perf_counter() - start
+        self._account = account.account(traced.jaxpr, rounds)
+        self._compiled: Any = None
+
+    def __call__(self) -> Any:
+        self.compile()
+        given, named = self._arguments
+        return self._compiled(*given, **named)
+
+    def compile(self) -> None:
+        """Compiles it, unless it is; in a thread, XLA lets go of Python meanwhile."""
+        if self._compiled is None:
+            start = time.perf_counter()
+            self._compiled = self._lowered.compile()
+            self._compile_s = time.perf_counter() - start
+
+    def columns(self) -> dict[str, Any]:
+        """Says what a row has of it: seconds to lower and compile, FLOPs, and bytes.
+
+        bytes_accessed: XLA's own count, in which a loop runs once.
+        least_bytes: arguments, results, and what loops are given, once a round.
+        """
+        self.compile()
+        memory = self._compiled.memory_analysis()
+        cost = self._compiled.cost_analysis() or {}
+        arguments, results = memory.argument_size_in_bytes, memory.output_size_in_bytes
+        return {
+            "lower_s": self._lower_s,
+            "compile_s": self._compile_s,
+            "flops_by_peak": dict(self._account.flops),
+            "bytes_accessed": cost.get("bytes accessed"),
+            "least_bytes": arguments + results + self._account.reread,
+            "argument_bytes": arguments,
+            "result_bytes": results,
+            "temporary_bytes": memory.temp_size_in_bytes,
+            "peak_bytes": arguments + results + memory.temp_size_in_bytes,
+        }
 
 
-def rows(
-    stage: str,
-    case: str,
-    jobs: dict[str, Callable[[], Any]],
-    *,
-    repeats: int = 7,
-    scale: float = 1.0,
-    **columns: Any,
-) -> list[dict[str, Any]]:
-    """Times the job "ours" beside each other one: a row for each, or one alone if there is none.
+def turns(jobs: Jobs, scale: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Times jobs that take turns, so that ratios hold on a machine whose speed drifts.
 
-    Seconds are medians after one untimed call. The jobs take turns, so that the ratios hold on a
-    machine whose speed drifts.
+    Each is called once before, untimed. One beside "ours" that fails, for want of memory, is told
+    and left out.
 
     Args:
         jobs: each returns what must be waited for: jax arrays are, anything else is taken as
-            finished. One beside ours that fails, for want of memory, is told and left out.
+            finished.
         scale: what the seconds are multiplied by.
-        columns: what else the rows say; of "flops" also the share of the peak of a known device.
+
+    Returns:
+        Of each job all seconds in their order, and the 10th, 50th and 90th percentile.
     """
-    seconds: dict[str, list[float]] = {}
+    timings: dict[str, list[float]] = {}
     for name, job in jobs.items():
         try:
             jax.block_until_ready(job())
-            seconds[name] = []
+            timings[name] = []
         except RuntimeError as error:
             if name == "ours":
                 raise
-            print(f"{stage}, {case}, without {name}: {error}", file=sys.stderr)
-    for _ in range(repeats):
-        for name, times in seconds.items():
+            print(f"without {name}: {error}", file=sys.stderr)
+    begin = time.perf_counter()
+    for turn in range(_MOST):
+        if turn >= _LEAST and time.perf_counter() - begin > _SECONDS * len(timings):
+            break
+        for name, times in timings.items():
             start = time.perf_counter()
             jax.block_until_ready(jobs[name]())
             times.append(scale * (time.perf_counter() - start))
-    medians = {name: statistics.median(times) for name, times in seconds.items()}
-    ours = medians.pop("ours")
-    row = {"stage": stage, "case": case, "seconds": ours, **columns}
-    peak = _PEAK.get(jax.devices()[0].device_kind)
-    if "flops" in columns and peak:
-        row["share_of_peak"] = scale * columns["flops"] / ours / peak
-    return [row | beside(ours, name, theirs) for name, theirs in medians.items()] or [row]
+    return {name: percentiles(times) for name, times in timings.items()}
 
 
-def beside(ours: float, baseline: str, theirs: float) -> dict[str, Any]:
-    """Gives the columns of a baseline; a ratio is ours over the baseline's seconds."""
-    return {"baseline": baseline, "baseline_seconds": theirs, "ratio": ours / theirs}
+def percentiles(timings: list[float]) -> dict[str, Any]:
+    """Gives the columns of timings; `seconds` is their median."""
+    p10, p50, p90 = np.percentile(timings, (10, 50, 90)).tolist()
+    return {"seconds": p50, "p10": p10, "p90": p90, "timings": timings}
+
+
+def first_call(job: Callable[[], Any]) -> dict[str, float]:
+    """Runs a job that compiles what it needs, and gives the seconds spent on that.
+
+    What programs inside others took to trace counts with each.
+    """
+    before = _spent.copy()
+    jax.block_until_ready(job())
+    return {column: _spent[column] - before[column] for column in ("lower_s", "compile_s")}
+
+
+def device_seconds(job: Callable[[], Any], folder: str | Path | None = None) -> float | None:
+    """Runs a job under JAX's profiler: the time of all kernels, which may overlap, in one call.
+
+    Args:
+        folder: where the trace is left, for TensorBoard or Perfetto; nowhere if None.
+
+    Returns:
+        None where the profiler does not tell, as of a CPU.
+    """
+    if folder is None and jax.default_backend() == "cpu":
+        return None
+    with tempfile.TemporaryDirectory() as temporary:
+        place = Path(temporary if folder is None else folder)
+        try:
+            with jax.profiler.trace(place):
+                jax.block_until_ready(job())
+            files = sorted(place.rglob("*.xplane.pb"), key=lambda file: file.stat().st_mtime)
+            planes = jax.profiler.ProfileData.from_file(str(files[-1])).planes
+            return _kernels(planes) / 1e9 or None
+        except (RuntimeError, IndexError) as error:
+            print(f"the profiler tells nothing: {error}", file=sys.stderr)
+            return None
+
+
+def _kernels(planes: Iterable[Any]) -> float:
+    """Nanoseconds of the kernels of all devices: of a GPU by its streams, of a TPU by XLA's ops."""
+    lines = (line for p in planes if p.name.startswith("/device:") for line in p.lines)
+    told = (line for line in lines if "Stream" in line.name or line.name == "XLA Ops")
+    return sum(event.duration_ns for line in told for event in line.events)
 
 
 def torch_jobs(name: str, *arguments: Any) -> dict[str, Callable[[], Any]]:

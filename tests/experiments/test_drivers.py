@@ -1,4 +1,4 @@
-"""The benchmark and the random checkpoints from the command line."""
+"""What the drivers lean on: the torch baseline of the solver, and random checkpoints."""
 
 import json
 import subprocess
@@ -8,53 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from running import driver
 
 import dsolo_jax as dsolo
-from experiments.benchmarks import timing
-
-benchmark = driver("benchmark")
-
-
-def test_a_row_says_what_it_knows():
-    row = {"stage": "vae", "case": "512x512", "seconds": 0.5, "share_of_peak": None}
-    assert benchmark.line(row).split() == ["vae", "512x512", "0.50000", "s"]
-    row |= timing.beside(0.5, "torch", 2.0) | {"flops": 1.5e9, "squares": 1.406}
-    assert benchmark.line(row).endswith("0.250 x torch (2.00000 s)  1.5e+09 FLOP  1.41 N^2 floats")
-
-
-def test_rows_are_one_for_each_baseline():
-    jobs = {"ours": lambda: None, "bare": lambda: None, "torch": lambda: None}
-    rows = timing.rows("solver", "case", jobs, repeats=2, scale=0.5, flops=3)
-    assert [row["baseline"] for row in rows] == ["bare", "torch"]
-    for row in rows:
-        assert row["ratio"] == row["seconds"] / row["baseline_seconds"] and row["flops"] == 3
-    [alone] = timing.rows("solver", "case", {"ours": jobs["ours"]}, repeats=2)
-    assert alone.keys() == {"stage", "case", "seconds"}
-
-
-def test_a_baseline_without_memory_is_left_out(capsys):
-    def fails():
-        raise RuntimeError("out of memory")
-
-    [row] = timing.rows("clip", "case", {"ours": lambda: None, "torch": fails}, repeats=1)
-    assert "baseline" not in row
-    assert "clip, case, without torch: out of memory" in capsys.readouterr().err
-    with pytest.raises(RuntimeError):
-        timing.rows("clip", "case", {"ours": fails}, repeats=1)
-
-
-def test_a_program_is_run_and_accounted_for():
-    job, account = timing.program(lambda x, y: x @ y, jnp.ones((3, 4)), y=jnp.ones((4, 5)))
-    assert (job() == 4).all() and job().shape == (3, 5)
-    assert account["flops"] == 2 * 3 * 4 * 5 and account["temporary_bytes"] >= 0
-
-
-def test_a_missing_torch_is_told(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "tests.oracles.baselines", raising=False)
-    assert timing.torch_jobs("clip", None, None) == {}
-    assert "clip without its torch baseline: import of torch" in capsys.readouterr().err
 
 
 def test_the_torch_baseline_of_the_solver_does_what_ours_does():

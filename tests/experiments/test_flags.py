@@ -25,6 +25,7 @@ from dsolo_jax.datasets import miniature, prepared
 from dsolo_jax.utils import files
 from experiments import ablation, comparison, evaluation, search
 from experiments.benchmarks import memory, networks, peers, pipeline, solver, upsample
+from experiments.benchmarks.running import Case
 from experiments.training import contrastive, diffusion, loop, retrieval
 from tests.datasets import originals
 
@@ -111,6 +112,15 @@ TABLE: dict[str, dict[str, Row | str]] = {
     "benchmark": {
         "stage": Row("", "--stage=text"),
         "output": Row("", "--output={out}/benchmark.json"),
+        "filter": Row("", "--filter=solver"),
+        "batches": Row("", "--batches=2"),
+        "classes": Row("", "--classes=3"),
+        "sizes": Row("", "--sizes=64"),
+        "largest": Row("", "--largest"),
+        "seconds": Row("", "--seconds=0"),
+        "trace_dir": "experiments/test_benchmark.py::test_a_row_is_timed_traced_and_written",
+        "baseline": "experiments/test_benchmark.py::test_a_slower_row_is_an_exit_code",
+        "slower": "experiments/test_benchmark.py::test_a_slower_row_is_an_exit_code",
     },
     "training.train_clip": _TRAINING,
     "training.train_diffusion": _TRAINING,
@@ -318,7 +328,12 @@ def watched(model, seen):
             (prepared, "prepare", stop),
             (miniature, "prepare", stop),
             *(
-                (*stage, lambda name=str(stage): [{"stage": name, "case": "", "seconds": 1.0}])
+                (
+                    *stage,
+                    lambda sweep=None, late=None, name=stage[0].__name__: [
+                        Case(name, f"{sweep}", measure=lambda: {"seconds": 1.0})
+                    ],
+                )
                 for stage in stages
             ),
         ):

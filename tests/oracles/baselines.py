@@ -76,6 +76,15 @@ def _clip(config: ClipConfig, implementation: str = "sdpa"):
     return model.eval().to(_device())
 
 
+@functools.cache  # asked for with several batches
+def _tower(config: ClipConfig, dtype: DTypeLike):
+    """The image tower with its projection, which `clip` lacks."""
+    tower = _clip(config).to(_dtype(dtype))
+    width = tower.config.hidden_size
+    projection = torch.nn.Linear(width, config.projection_dim, bias=False)
+    return tower, projection.to(_device(), _dtype(dtype))
+
+
 def _dino(config: DinoConfig, pixels: np.ndarray) -> Jobs:
     """transformers' tower; of its attentions only eager gives maps, and those of all layers."""
     from transformers import AutoConfig, AutoModel
@@ -96,13 +105,14 @@ def _dino(config: DinoConfig, pixels: np.ndarray) -> Jobs:
     return {"torch eager": _job(run)}
 
 
-def _vae(config: StableDiffusionConfig):
+@functools.cache  # asked for with several batches
+def _vae(config: StableDiffusionConfig, dtype: DTypeLike):
     from tests.oracles import stable_diffusion
 
     with torch.device(_device()):
         model = stable_diffusion.vae(config.vae).eval()
     del model.decoder
-    return model
+    return model.to(_dtype(dtype))
 
 
 @functools.cache  # it is large, and asked for with several batches
@@ -123,7 +133,7 @@ def _maps(config: StableDiffusionConfig, layers: tuple[str, ...], timestep: int,
     """
     from tests.oracles.stable_diffusion import capturing
 
-    autoencoder = _vae(config).to(_dtype(dtype))
+    autoencoder = _vae(config, dtype)
     denoiser = _unet(config, dtype)
     text = len(squares), config.text.max_position_embeddings, config.text.hidden_size
     prompt = torch.randn(text, device=_device()).to(denoiser.dtype)
@@ -168,6 +178,8 @@ def upsample(scores: np.ndarray, pixels: np.ndarray, form: str) -> Jobs:
 
 def stages(
     clip_config: ClipConfig,
+    source: Source,
+    timestep: int,
     dtype: DTypeLike,
     readings: Readings,
     ours: tuple[np.ndarray, np.ndarray, np.ndarray],
@@ -175,7 +187,7 @@ def stages(
     text: np.ndarray,
     grid: tuple[int, int],
 ) -> Jobs:
-    """The stages of the pipeline behind the graph, for a batch.
+    """The stages of the pipeline with Stable Diffusion and the whole of them, for a batch.
 
     Args:
         ours: cosines [B, C, N], presence [B, C] and attention [B, N, N] that ours makes, so that
@@ -184,15 +196,12 @@ def stages(
         text: of the classes [C, D].
         grid: of the patches in CLIP.
     """
-    tower = _clip(clip_config).to(_dtype(dtype))
-    projection = torch.nn.Linear(tower.config.hidden_size, clip_config.projection_dim, bias=False)
-    projection = projection.to(_device(), _dtype(dtype))
+    tower, projection = _tower(clip_config, dtype)
+    _, maps = _maps(source.config, source.layers, timestep, dtype, pixels)
     sides = [clip_config.vision.patch_size * side for side in grid]
     resized = interpolate(_channels_first(pixels) / 127.5 - 1, sides, mode="bilinear")
     resized = resized.to(tower.dtype)
-    words, cosines, presence, attention = (
-        torch.tensor(np.asarray(x), device=_device()) for x in (text, *ours)
-    )
+    words, cosines, presence, attention = (torch.tensor(x, device=_device()) for x in (text, *ours))
     side = round(cosines.shape[-1] ** 0.5)
 
     def class_maps():
@@ -210,7 +219,11 @@ def stages(
         """Bilinear, as most peers do; ours are joint bilateral."""
         return interpolate(scores, pixels.shape[1:3], mode="bilinear").argmax(1).int().cpu().numpy()
 
-    jobs = {"CLIP": class_maps, "solver": solver, "pixels": labels}
+    def whole():
+        """Waited for once, at the end."""
+        maps(), class_maps(), solver(), labels()
+
+    jobs = {"graph": maps, "CLIP": class_maps, "solver": solver, "pixels": labels, "whole": whole}
     return {name: _job(job) for name, job in jobs.items()}
 
 

@@ -1,0 +1,93 @@
+"""What the benchmarks look at: pictures of the miniature world, and real maps of them."""
+
+import functools
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, UInt8
+
+import dsolo_jax as dsolo
+from dsolo_jax import images, pipeline, solver, vocabulary
+from dsolo_jax.datasets import miniature
+from dsolo_jax.readings import Readings
+
+
+@functools.cache
+def scenes(number: int) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
+    """Draws the first scenes of the world's validation split, at its own size of 112 pixels."""
+    return tuple(miniature.draw(0, i, split="validation").image for i in range(number))
+
+
+def pictures(number: int, height: int, width: int) -> UInt8[np.ndarray, "B H W 3"]:
+    """Brings the first scenes to another size."""
+    return np.stack([images.resize(scene, (height, width)) for scene in scenes(number)])
+
+
+def maps(number: int, grid: int) -> tuple[pipeline.ClassMaps, Float[Array, "B N N"]]:
+    """Gives the bundled CLIP's maps of the world's 19 classes, and the graph of appearance.
+
+    Random networks' graphs are nearly uniform, and the solver would be done in a step.
+
+    Args:
+        grid: side of the solver's, N = grid².
+    """
+    model = _model(grid)
+    arrays = pipeline.batch([pipeline.prepare(model.config, scene) for scene in scenes(number)])
+    text = pipeline.embed(model, vocabulary.parse(miniature.CLASSES))
+    start = model.config.readings.start
+    graph = jax.jit(partial(pipeline.graph, config=model.config))
+    class_maps = jax.jit(partial(pipeline.class_maps, config=model.config, start=start))
+    found = class_maps(model.params, pictures=arrays, text=text)
+    return found, graph(model.params, squares=arrays.squares)
+
+
+@functools.cache
+def _model(grid: int) -> dsolo.Model:
+    return dsolo.load("miniature", attention_size=8 * grid, grid=grid)
+
+
+def repeated(maps: pipeline.ClassMaps, classes: int) -> pipeline.ClassMaps:
+    """Gives maps of so many classes: the first ones again where there are too few."""
+    taken = jnp.arange(classes) % maps.cosines.shape[1]
+    return pipeline.ClassMaps(*(x[:, taken] for x in maps))
+
+
+def steps(cosines: Float[Array, "B C N"], graph: Float[Array, "B N N"], readings: Readings) -> int:
+    """Counts the steps of the velocity, of the picture that takes most of them."""
+
+    @jax.jit
+    def taken(f, attention):
+        temperature = readings.temperature * jnp.std(f)
+        q = solver.normalise(f, rule=readings.normalise, temperature=temperature)
+        transition = solver.doubly_stochastic(attention, readings.ipf_iters)
+        tau, most = readings.tau, readings.max_steps
+        return solver.max_velocity(q, transition, tau=tau, max_steps=most).rounds
+
+    return max(int(taken(*one)) for one in zip(cosines, graph, strict=True))
+
+
+def agreement(attention: str, number: int = 32) -> dict[str, float | int]:
+    """Compares the labels of the bundled CLIP with encoders in bfloat16 and in float32.
+
+    Args:
+        attention: the source of the graph.
+
+    Returns:
+        The share of pixels with equal labels, in all scenes and in the worst of them.
+    """
+    models = [
+        dsolo.load("miniature", attention=attention, dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    ]
+
+    def labels(model: dsolo.Model) -> Int[np.ndarray, "B H W"]:
+        found = dsolo.segment(model, list(scenes(number)), miniature.CLASSES)
+        return np.stack([result.labels for result in found])
+
+    with ThreadPoolExecutor() as pool:  # for their compilation
+        full, half = pool.map(labels, models)
+    equal = (full == half).mean((1, 2))
+    return {"agreement": float(equal.mean()), "agreement_worst": float(equal.min())}
