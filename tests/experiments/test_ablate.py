@@ -144,8 +144,9 @@ def stub_scores(query_class, maps, graph):
     return jnp.zeros((len(maps.cosines), len(query_class), 2, 2))
 
 
-def stub_to_pixels(pixels, *args):
-    return lambda: pipeline.Result(np.zeros(pixels.shape[:2], np.int32), None)
+def stub_batch_to_pixels(pictures, *args):
+    zeros = [np.zeros(pixels.shape[:2], np.int32) for pixels in pictures]
+    return [partial(pipeline.Result, labels, None) for labels in zeros]
 
 
 # Not jitted, which takes its time.
@@ -170,7 +171,7 @@ def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_pa
         sources.append(changes)
         return model
 
-    for name in ("graph", "class_maps", "scores", "to_pixels"):
+    for name in ("graph", "class_maps", "scores", "batch_to_pixels"):
         monkeypatch.setattr(pipeline, name, globals()[f"stub_{name}"])
     monkeypatch.setattr(optimisation, "predictions", stub_predictions)
     called = counted(monkeypatch)
