@@ -263,9 +263,13 @@ class _Trials:
             number = 1 if self._ready else _AT_ONCE
             self._ready = {b: _Pictures(b, self._size) for b in (batch << i for i in range(number))}
             compile_all([pictures.graph for pictures in self._ready.values()])
-        whole = _Classes(self._ready[batch], self._classes).whole
-        self._ready[batch] = None  # with its arrays
-        jax.block_until_ready(whole())
+        pictures, self._ready[batch] = self._ready[batch], None  # it goes with its arrays
+        of = _Classes(pictures, self._classes)
+        # One after the other: there is one graph at a time, as in a run, where it is the solver's.
+        jax.block_until_ready(pictures.graph())
+        jax.block_until_ready(of.clip())
+        for fetch in of.labels(of.solver()):
+            fetch()
 
 
 def largest(

@@ -128,7 +128,7 @@ def _row(case: Case, work: Work, trace_dir: str | Path | None) -> dict[str, Any]
     for program in (*work.programs, *work.needs):
         program.compile()  # here, where an error is the case's own
     compiling = {} if work.programs else first_call(work.job)
-    timed = turns({"ours": work.job} | dict(work.theirs()), work.scale)
+    timed = turns(case.name, {"ours": work.job} | dict(work.theirs()), work.scale)
     ours = timed.pop("ours")
     folder = trace_dir and Path(trace_dir) / re.sub(r"[^\w.=-]+", "-", case.name).strip("-")
     spent = device_seconds(work.job, folder)

@@ -83,13 +83,14 @@ class Program:
         }
 
 
-def turns(jobs: Jobs, scale: float = 1.0) -> dict[str, dict[str, Any]]:
+def turns(name: str, jobs: Jobs, scale: float = 1.0) -> dict[str, dict[str, Any]]:
     """Times jobs that take turns, so that ratios hold on a machine whose speed drifts.
 
     Each is called once before, untimed. One beside "ours" that fails, for want of memory, is told
     and left out.
 
     Args:
+        name: of the row.
         jobs: each returns what must be waited for: jax arrays are, anything else is taken as
             finished.
         scale: what the seconds are multiplied by.
@@ -98,23 +99,23 @@ def turns(jobs: Jobs, scale: float = 1.0) -> dict[str, dict[str, Any]]:
         Of each job all seconds in their order, and the 10th, 50th and 90th percentile.
     """
     timings: dict[str, list[float]] = {}
-    for name, job in jobs.items():
+    for who, job in jobs.items():
         try:
             jax.block_until_ready(job())
-            timings[name] = []
+            timings[who] = []
         except RuntimeError as error:
-            if name == "ours":
+            if who == "ours":
                 raise
-            print(f"without {name}: {error}", file=sys.stderr)
+            print(f"{name} without {who}: {error}", file=sys.stderr)
     begin = time.perf_counter()
     for turn in range(_MOST):
         if turn >= _LEAST and time.perf_counter() - begin > _SECONDS * len(timings):
             break
-        for name, times in timings.items():
+        for who, times in timings.items():
             start = time.perf_counter()
-            jax.block_until_ready(jobs[name]())
+            jax.block_until_ready(jobs[who]())
             times.append(scale * (time.perf_counter() - start))
-    return {name: percentiles(times) for name, times in timings.items()}
+    return {who: percentiles(times) for who, times in timings.items()}
 
 
 def percentiles(timings: list[float]) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def first_call(job: Callable[[], Any]) -> dict[str, float]:
 
 
 def device_seconds(job: Callable[[], Any], folder: str | Path | None = None) -> float | None:
-    """Runs a job under JAX's profiler: the time of all kernels, which may overlap, in one call.
+    """Runs a job under JAX's profiler: the time of its kernels and copies, which may overlap.
 
     Args:
         folder: where the trace is left, for TensorBoard or Perfetto; nowhere if None.

@@ -14,11 +14,14 @@ from dsolo_jax import images, pipeline, solver, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.readings import Readings
 
+_DISTINCT = 32  # scenes; larger batches have them again
+
 
 @functools.cache
 def scenes(number: int) -> tuple[UInt8[np.ndarray, "_ _ 3"], ...]:
     """Draws the first scenes of the world's validation split, at its own size of 112 pixels."""
-    return tuple(miniature.draw(0, i, split="validation").image for i in range(number))
+    drawn = [miniature.draw(0, i, split="validation").image for i in range(min(number, _DISTINCT))]
+    return tuple(drawn[i % _DISTINCT] for i in range(number))
 
 
 def pictures(number: int, height: int, width: int) -> UInt8[np.ndarray, "B H W 3"]:
@@ -35,13 +38,17 @@ def maps(number: int, grid: int) -> tuple[pipeline.ClassMaps, Float[Array, "B N 
         grid: side of the solver's, N = grid².
     """
     model = _model(grid)
-    arrays = pipeline.batch([pipeline.prepare(model.config, scene) for scene in scenes(number)])
+    drawn = scenes(min(number, _DISTINCT))
+    arrays = pipeline.batch([pipeline.prepare(model.config, scene) for scene in drawn])
     text = pipeline.embed(model, vocabulary.parse(miniature.CLASSES))
     start = model.config.readings.start
     graph = jax.jit(partial(pipeline.graph, config=model.config))
     class_maps = jax.jit(partial(pipeline.class_maps, config=model.config, start=start))
     found = class_maps(model.params, pictures=arrays, text=text)
-    return found, graph(model.params, squares=arrays.squares)
+    found = found, graph(model.params, squares=arrays.squares)
+    if number <= _DISTINCT:
+        return found
+    return jax.tree.map(lambda x: x[np.arange(number) % _DISTINCT], found)
 
 
 @functools.cache
@@ -57,16 +64,18 @@ def repeated(maps: pipeline.ClassMaps, classes: int) -> pipeline.ClassMaps:
 
 def steps(cosines: Float[Array, "B C N"], graph: Float[Array, "B N N"], readings: Readings) -> int:
     """Counts the steps of the velocity, of the picture that takes most of them."""
+    return max(int(_steps(*one, readings)) for one in zip(cosines, graph, strict=True))
 
-    @jax.jit
-    def taken(f, attention):
-        temperature = readings.temperature * jnp.std(f)
-        q = solver.normalise(f, rule=readings.normalise, temperature=temperature)
-        transition = solver.doubly_stochastic(attention, readings.ipf_iters)
-        tau, most = readings.tau, readings.max_steps
-        return solver.max_velocity(q, transition, tau=tau, max_steps=most).rounds
 
-    return max(int(taken(*one)) for one in zip(cosines, graph, strict=True))
+@partial(jax.jit, static_argnames="readings")
+def _steps(
+    f: Float[Array, "C N"], attention: Float[Array, "N N"], readings: Readings
+) -> Int[Array, ""]:
+    temperature = readings.temperature * jnp.std(f)
+    q = solver.normalise(f, rule=readings.normalise, temperature=temperature)
+    transition = solver.doubly_stochastic(attention, readings.ipf_iters)
+    tau, most = readings.tau, readings.max_steps
+    return solver.max_velocity(q, transition, tau=tau, max_steps=most).rounds
 
 
 def agreement(attention: str, number: int = 32) -> dict[str, float | int]:

@@ -110,7 +110,7 @@ def test_without_peaks_there_is_the_intensity_alone():
 def test_jobs_take_turns_and_have_percentiles():
     calls = []
     jobs = {name: lambda name=name: calls.append(name) for name in ("ours", "torch")}
-    found = timing.turns(jobs, scale=0.5)
+    found = timing.turns("row", jobs, scale=0.5)
     assert calls[:6] == ["ours", "torch"] * 3
     for timed in found.values():
         assert len(timed["timings"]) == len(calls) / 2 - 1
@@ -123,10 +123,10 @@ def test_a_baseline_that_fails_is_told_and_left_out(capsys):
     def fails():
         raise RuntimeError("out of memory")
 
-    assert timing.turns({"ours": lambda: None, "torch": fails}).keys() == {"ours"}
-    assert "without torch: out of memory" in capsys.readouterr().err
+    assert timing.turns("row", {"ours": lambda: None, "torch": fails}).keys() == {"ours"}
+    assert "row without torch: out of memory" in capsys.readouterr().err
     with pytest.raises(RuntimeError):
-        timing.turns({"ours": fails})
+        timing.turns("row", {"ours": fails})
 
 
 def test_a_program_is_run_and_accounted_for():

@@ -5,6 +5,7 @@ functions without arguments that are done when they return. Networks have random
 """
 
 import functools
+import sys
 from collections.abc import Callable
 
 import jax
@@ -197,7 +198,6 @@ def stages(
         grid: of the patches in CLIP.
     """
     tower, projection = _tower(clip_config, dtype)
-    _, maps = _maps(source.config, source.layers, timestep, dtype, pixels)
     sides = [clip_config.vision.patch_size * side for side in grid]
     resized = interpolate(_channels_first(pixels) / 127.5 - 1, sides, mode="bilinear")
     resized = resized.to(tower.dtype)
@@ -219,11 +219,15 @@ def stages(
         """Bilinear, as most peers do; ours are joint bilateral."""
         return interpolate(scores, pixels.shape[1:3], mode="bilinear").argmax(1).int().cpu().numpy()
 
-    def whole():
-        """Waited for once, at the end."""
-        maps(), class_maps(), solver(), labels()
-
-    jobs = {"graph": maps, "CLIP": class_maps, "solver": solver, "pixels": labels, "whole": whole}
+    jobs = {"CLIP": class_maps, "solver": solver, "pixels": labels}
+    try:
+        _, maps = _maps(source.config, source.layers, timestep, dtype, pixels)
+    except ImportError as error:
+        print(f"no graph in torch: {error}", file=sys.stderr)
+    else:
+        jobs["graph"] = maps
+        # Waited for once, at the end.
+        jobs["whole"] = lambda: (maps(), class_maps(), solver(), labels())
     return {name: _job(job) for name, job in jobs.items()}
 
 
