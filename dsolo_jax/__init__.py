@@ -1,6 +1,6 @@
 """dsolo_jax: training-free open-vocabulary semantic segmentation in JAX."""
 
-from dsolo_jax import attention, clip, metrics, pipeline, solver, upsample, vocabulary
+from dsolo_jax import attention, clip, export, metrics, pipeline, solver, upsample, vocabulary
 from dsolo_jax.model import PRESETS, Model, load
 from dsolo_jax.pipeline import Result, segment
 from dsolo_jax.readings import Readings
@@ -17,6 +17,7 @@ __all__ = [
     "attention",
     "clip",
     "discrepancy",
+    "export",
     "load",
     "metrics",
     "pipeline",

@@ -1,7 +1,8 @@
-"""The command `dsolo`: pictures and class names to overlays and masks.
+"""The command `dsolo`: pictures and class names to overlays and masks, or to an export.
 
 dsolo segment IN.jpg --classes="cat; sofa, couch; remote control" --output=OUT.png
 dsolo segment DIR more.jpg --classes=... --output=OUTDIR
+dsolo export OUTDIR --classes=... --size=512x512
 """
 
 import argparse
@@ -10,12 +11,12 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
 import dsolo_jax as dsolo
-from dsolo_jax import background, draw, images, vocabulary
+from dsolo_jax import background, draw, export, images, vocabulary
 from dsolo_jax.datasets.classes import read_classes
 from dsolo_jax.datasets.folder import PICTURES, by_stem, files_in
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     show()
     try:
-        return _segment(options)
+        return options.run(options)
     except Exception as error:
         if (said := message(error)) is None:
             raise
@@ -62,8 +63,40 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = segment.add_argument
     add("pictures", nargs="+", type=Path, help="pictures, or folders of them")
-    add("--classes", required=True, help="separated by ';', synonyms by ','; or a .txt file")
     add("--output", required=True, type=Path, help="a PNG, or a folder")
+    _add_model(segment)
+    add("--overwrite", action="store_true", help="segment again what is there already")
+    segment.set_defaults(run=_segment)
+
+    exported = commands.add_parser(
+        "export",
+        help="write the model for fixed classes as a program that needs no dsolo_jax",
+        allow_abbrev=False,
+        description="Writes a folder with the function from a picture of one size to its labels "
+        "as StableHLO, its weights, and run.py, which labels a picture by them. That needs jax, "
+        "flatbuffers, numpy, safetensors and Pillow, not this package, and gives the labels of "
+        "'dsolo segment' on the platform of this machine. Other --platforms run it too, maybe "
+        "slower: the program has the forms that are fast here.",
+    )
+    add = exported.add_argument
+    add("output", type=Path, metavar="OUTDIR", help="a folder")
+    _add_model(exported)
+    add(
+        "--size",
+        type=_size,
+        help="HEIGHTxWIDTH of pictures; the attention source's square if left out",
+    )
+    add("--dtype", help="of weights: float32 (the default), bf16 or fp16")
+    add("--platforms", help=f"that run it, this one's if left out: {','.join(export.PLATFORMS)}")
+    add("--overwrite", action="store_true", help="take the place of an earlier export")
+    exported.set_defaults(run=_export)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    """What classes and which model, of every command."""
+    add = command.add_argument
+    add("--classes", required=True, help="separated by ';', synonyms by ','; or a .txt file")
     add("--background", action="store_true", help="add a class for everything else")
     add("--preset", default="dslo_b16", help=f"one of: {', '.join(dsolo.PRESETS)}")
     add("--clip", help="a hub id, a folder or 'miniature', instead of the preset's CLIP")
@@ -71,9 +104,44 @@ def _parser() -> argparse.ArgumentParser:
     methods = ", ".join(METHODS)
     add("--method", choices=METHODS, metavar="NAME", help=f"instead of the preset's: {methods}")
     add("--readings", help="instead of the preset's: robust, paper, or robust,tau=0.3")
-    add("--overwrite", action="store_true", help="segment again what is there already")
     add("--verbose", action="store_true", help="show where an error came from")
-    return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    """Reads HEIGHTxWIDTH."""
+    height, _, width = text.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and int(height) and int(width)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no size; wanted HEIGHTxWIDTH in pixels, such as 480x640"
+        )
+    return int(height), int(width)
+
+
+def _load(options: argparse.Namespace, **others: Any) -> dsolo.Model:
+    """The model that is asked for, with the graph if its method looks at one."""
+    preset = dsolo.PRESETS[choose("preset", options.preset, dsolo.PRESETS)]
+    return dsolo.load(
+        options.preset,
+        options.clip,
+        options.attention,
+        readings=options.readings,
+        graph=needs_graph(options.method or preset.method),
+        **others,
+    )
+
+
+def _export(options: argparse.Namespace) -> int:
+    words, folder = _words(options), options.output
+    platforms = options.platforms and options.platforms.split(",")
+    export.check(folder, platforms, options.overwrite)
+    model = _load(options, dtype=options.dtype)
+    how = {"method": options.method, "platforms": platforms, "overwrite": options.overwrite}
+    export.save(model, words, options.size, folder, **how)
+    size = sum(path.stat().st_size for path in folder.iterdir())
+    print(
+        f"written to {folder} ({size / 1e6:.0f} MB): python {folder / 'run.py'} IN.png LABELS.png"
+    )
+    return 0
 
 
 def _segment(options: argparse.Namespace) -> int:
@@ -93,14 +161,7 @@ def _segment(options: argparse.Namespace) -> int:
             raise ValueError(f"--output would overwrite the picture {target}; choose another")
     todo = [p for p, t in targets.items() if single or options.overwrite or not t.exists()]
     if todo:
-        preset = dsolo.PRESETS[choose("preset", options.preset, dsolo.PRESETS)]
-        model = dsolo.load(
-            options.preset,
-            options.clip,
-            options.attention,
-            readings=options.readings,
-            graph=needs_graph(options.method or preset.method),
-        )
+        model = _load(options)
     failed = []
     for picture in todo if single else progress(todo, len(todo), "segment"):
         try:

@@ -46,7 +46,10 @@ for method, readings in [*((method, "robust") for method in dsolo.METHODS), *oth
         partial(dsolo.discrepancy, method=method, readings=readings),
         jnp.zeros((3, 16)), jnp.zeros((16, 16)), jnp.zeros(3),
     )
+jax.eval_shape(dsolo.solver.doubly_stochastic, jnp.zeros((16, 16)))
 dsolo.segment(model, pictures, words)
+labels_of = partial(dsolo.export.labels, config=model.config, num_classes=3)
+jax.eval_shape(labels_of, model.params, pixels=pictures[0], text=text, query_class=of)
 windows = {"short_side": 64, "crop": 48, "stride": 32}
 dsolo.segment(dsolo.load("naclip_b16", clip, grid=8, **windows), pictures[0], words)
 threshold = background.Threshold(0.5, 40.0, area=0.1)

@@ -1,10 +1,11 @@
-"""Checkpoints that come with the package, in the layouts of the hub."""
+"""What comes with the package: checkpoints in the layouts of the hub, the script of exports."""
 
 import os
 from pathlib import Path
 
 _FOLDER = Path(__file__).parent
 BUNDLED = ("miniature",)
+RUN = _FOLDER / "run.py"  # of an export
 
 
 def bundled(source: str | os.PathLike, part: str) -> str | os.PathLike:
