@@ -144,13 +144,18 @@ def forward(
 def graph(
     params: Params, config: Config, squares: UInt8[Array | np.ndarray, "B S S 3"]
 ) -> Float[Array, "B N N"]:
-    """Gives the attention source's graph of each picture on the solver's grid; rows sum to one."""
+    """Gives the attention source's graph of each picture on the solver's grid; rows sum to one.
+
+    Where the source's weights have 16 bits, so have the graph's entries, as bfloat16: the solver
+    reads them many times, and the weights' own rounding changes them by more.
+    """
     found = attention.graph(params["attention"], config.source, squares)
     own = config.source.grid
-    if own == config.grid:
-        return found
-    resample = partial(attention.resample_attention, grid=np.full(2, own), side=config.grid)
-    return jax.vmap(resample)(found)
+    if own != config.grid:
+        resample = partial(attention.resample_attention, grid=np.full(2, own), side=config.grid)
+        found = jax.vmap(resample)(found)
+    half = any(leaf.dtype.itemsize == 2 for leaf in jax.tree.leaves(params["attention"]))
+    return found.astype(jnp.bfloat16) if half else found
 
 
 def class_maps(

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from dsolo_jax.readings import Readings, resolve
-from dsolo_jax.solver.fixed_point import check
+from dsolo_jax.solver.fixed_point import check, held
 from dsolo_jax.solver.kl import kl_discrepancy
 from dsolo_jax.solver.normalise import normalise, suppress
 from dsolo_jax.solver.optimise import optimal_logits
 from dsolo_jax.solver.path import needs_log_domain, optimal_path, transport_cost
 from dsolo_jax.solver.propagation import label_propagation
-from dsolo_jax.solver.stochastic import doubly_stochastic
+from dsolo_jax.solver.stochastic import fitted
 from dsolo_jax.solver.velocity import max_velocity, propagate
 from dsolo_jax.utils.checks import choose
 
@@ -100,6 +100,7 @@ def _path(f: Array, attention: Array, r: Readings) -> Array:
         epsilon=r.epsilon,
         num_iters=r.sinkhorn_iters,
         log_domain=needs_log_domain(r.path_cost, r.epsilon, f.shape[-1]),
+        kernel_dtype=held(attention).dtype,
     )
     return _in_unit(_signed(found.scores, r), f)
 
@@ -108,7 +109,7 @@ def _velocity(f: Array, attention: Array, r: Readings) -> Array:
     """Row VI: log(1 + l), l the step at which the class arrives."""
     found = max_velocity(
         _class_maps(f, r),
-        doubly_stochastic(attention, r.ipf_iters),
+        fitted(attention, r.ipf_iters),
         tau=r.tau,
         max_steps=r.max_steps,
         criterion=r.velocity_criterion,

@@ -8,7 +8,7 @@ import optax
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int
 
-from dsolo_jax.solver.fixed_point import backward, check
+from dsolo_jax.solver.fixed_point import backward, check, held
 from dsolo_jax.utils.checks import choose
 
 # What the distribution of the logits is drawn to, and what of the arguments that is made of.
@@ -133,6 +133,6 @@ def divergence(
 
 def graph_target(p: Float[Array, "C N"], attention: Float[Array, "N N"]) -> Float[Array, "C N"]:
     """Makes the target "graph" of posteriors: `t_ic ∝ q_ic² / Σ_j q_jc,  q = P Aᵀ`."""
-    log_q = jnp.log(jnp.maximum(backward(p, attention.astype(jnp.float32)), _FLOOR))
+    log_q = jnp.log(jnp.maximum(backward(p, held(attention)), _FLOOR))
     mass = jax.nn.logsumexp(log_q, axis=1, keepdims=True)
     return jax.nn.softmax(2 * log_q - mass, axis=0)

@@ -1,9 +1,10 @@
 """Attention made doubly stochastic, so that it is the transition of a Markov chain."""
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dsolo_jax.solver.fixed_point import backward, check, forward, iterate
+from dsolo_jax.solver.fixed_point import Scaled, backward, check, forward, held
 
 
 def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Float[Array, "N N"]:
@@ -13,7 +14,7 @@ def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Fl
 
     The scaling vectors alone are iterated; the matrix is written once, at the end. Rows then sum to
     one; columns do up to the fit's error (about 1e-2 after 15 iterations). A row or column of zeros
-    stays so. It can be differentiated forwards, not in reverse.
+    stays so. It can be differentiated, forwards and in reverse.
 
     Args:
         attention: [N, N], non-negative, rows are the patches that look.
@@ -24,20 +25,23 @@ def doubly_stochastic(attention: Float[Array, "N N"], num_iters: int = 15) -> Fl
 
     Source: DSLO notes (15 iterations), mechanics of M2N2 (CVPR 2025).
     """
+    rows, matrix, columns = fitted(attention, num_iters)
+    return rows[:, None] * matrix.astype(jnp.float32) * columns
+
+
+def fitted(attention: Float[Array, "N N"], num_iters: int) -> Scaled:
+    """Fits the vectors of `doubly_stochastic`, and leaves the matrix as it is."""
     check(attention, attention, maps=False)
-    attention = attention.astype(jnp.float32)
-    if num_iters == 0:
-        return attention
+    matrix = held(attention)
 
     def fit(_, scaling):
         rows, _ = scaling
-        columns = _reciprocal(forward(rows, attention))
-        return _reciprocal(backward(columns, attention)), columns
+        columns = _reciprocal(forward(rows, matrix))
+        return _reciprocal(backward(columns, matrix)), columns
 
-    ones = jnp.ones((1, attention.shape[0]), jnp.float32)
-    never = jnp.bool_(False)
-    (rows, columns), _ = iterate(fit, (ones, ones), max_steps=num_iters, finished=lambda *_: never)
-    return rows[0, :, None] * attention * columns[0, None, :]
+    ones = jnp.ones((1, len(matrix)), jnp.float32)
+    rows, columns = jax.lax.fori_loop(0, num_iters, fit, (ones, ones))
+    return Scaled(rows[0], matrix, columns[0])
 
 
 def _reciprocal(x: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from dsolo_jax.solver.fixed_point import backward, check, forward, iterate
+from dsolo_jax.solver.fixed_point import Scaled, backward, check, forward, held, iterate
 from dsolo_jax.utils.checks import choose
 
 _TINY = 1e-9  # keeps the quotients of empty maps and patches finite
@@ -39,7 +39,7 @@ CRITERIA = {
 
 def max_velocity(
     f: Float[Array, "C N"],
-    transition: Float[Array, "N N"],
+    transition: Float[Array, "N N"] | Scaled,
     *,
     tau: float = 0.3,
     max_steps: int = 1000,
@@ -63,7 +63,7 @@ def max_velocity(
         f: [C, N] non-negative class maps. "saturation" divides by the largest entry of each class,
             before the first step and after every one; "increment" takes f as it is, and tau is
             then in f's own units.
-        transition: [N, N] doubly stochastic (`doubly_stochastic`).
+        transition: [N, N] doubly stochastic (`doubly_stochastic`), or `Scaled` to be so.
         tau: the threshold, strictly exceeded by "saturation".
         max_steps: the step count of an entry that never arrives.
         criterion: "saturation" or "increment".
@@ -77,7 +77,11 @@ def max_velocity(
     special denominator in the first step. docs/method.md has what is not known.
     """
     rule = CRITERIA[choose("velocity criterion", criterion, CRITERIA)]
-    check(f, transition)
+    if isinstance(transition, Scaled):
+        check(f, transition.matrix)
+    else:
+        check(f, transition)
+        transition = held(transition)
     if not tau > 0:
         raise ValueError(f"tau is {tau}; it must be above 0 (the paper's is 0.3)")
 
@@ -103,7 +107,6 @@ def max_velocity(
         waiting = ~arrived & (p != before)
         return ~jnp.any(waiting) | jnp.all(p == before)
 
-    transition = transition.astype(jnp.float32)
     p = rescale(f.astype(jnp.float32))
     far_away = jnp.full_like(p, -1e25)  # no step from there is a small one
     arrived = passes(rule.margin(p, far_away, tau))
@@ -124,4 +127,4 @@ def propagate(f: Float[Array, "C N"], attention: Float[Array, "N N"]) -> Float[A
 
     The control that every reading of the method must beat (ours).
     """
-    return backward(f.astype(jnp.float32), attention.astype(jnp.float32))
+    return backward(f.astype(jnp.float32), held(attention))
