@@ -132,7 +132,7 @@ def _load(options: argparse.Namespace, **others: Any) -> dsolo.Model:
 
 def _export(options: argparse.Namespace) -> int:
     words, folder = _words(options), options.output
-    platforms = options.platforms and options.platforms.split(",")
+    platforms = options.platforms and [name.strip() for name in options.platforms.split(",")]
     export.check(folder, platforms, options.overwrite)
     model = _load(options, dtype=options.dtype)
     how = {"method": options.method, "platforms": platforms, "overwrite": options.overwrite}

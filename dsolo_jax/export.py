@@ -86,7 +86,7 @@ def save(
         OSError: a directory that holds something else, or an export without `overwrite`; it cannot
             be written; flatbuffers is not installed.
     """
-    config, directory = model.config, Path(directory).expanduser()
+    config, directory = model.config, Path(directory).expanduser().absolute()
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
     method = config.method if method is None else method
     readings = config.readings if readings is None else resolve(readings)

@@ -158,6 +158,18 @@ def test_strips_of_a_picture_make_the_whole(miniature_model, picture, monkeypatc
     np.testing.assert_array_equal(found, dsolo.upsample.labels(scores, picture, **widths)())
 
 
+def test_a_tower_that_serves_twice_is_there_once(tiny_clip, tmp_path):
+    pytest.importorskip("flatbuffers")
+    sizes = {"short_side": 64, "attention_size": 64}
+    model = dsolo.load("clip_b16", tiny_clip, **sizes)
+    (tmp_path / "out").mkdir()  # empty, so it may be taken
+    export.save(model, CLASSES, (70, 64), tmp_path / "out", platforms=["tpu", "tpu"])
+    content = json.loads((tmp_path / "out" / "export.json").read_text(encoding="utf-8"))
+    tower = checkpoints.flatten({"clip": {"vision": model.params["clip"]["vision"]}})
+    assert {x["name"] for x in content["weights"]} == {*tower, "text"}
+    assert content["platforms"] == ["tpu"] and content["size"] == [70, 64]
+
+
 # ------------------------------------------------------------------------------- what is refused
 
 
@@ -234,3 +246,13 @@ def test_models_that_cannot_be_exported_are_refused(miniature_model, tmp_path, m
     with pytest.raises(ValueError, match="does not run on all of cpu, cuda .*in float32"):
         save(model, platforms=["cpu", "cuda"])
     assert os.listdir(tmp_path) == []
+
+
+def test_help_has_every_option(capsys):
+    with pytest.raises(SystemExit) as raised:
+        cli.main(["export", "--help"])
+    assert raised.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    options = "classes size background preset clip attention method readings dtype platforms"
+    assert all(f"--{option}" in text for option in (*options.split(), "overwrite", "verbose"))
+    assert "needs jax, flatbuffers, numpy, safetensors and Pillow" in text and "cuda" in text
