@@ -32,7 +32,7 @@ MULTIPLE = stable_diffusion.squares(SD2).multiple  # of which sizes must be, pix
 SHORT_SIDE = 336  # of a picture in CLIP, pixels
 _METHOD, _READINGS = "velocity", dsolo.Readings()
 _AHEAD = 4  # batches of which the next is started before the labels of the last are fetched
-_AT_ONCE = 4  # graphs that are compiled together while the largest batch is looked for
+_AT_ONCE = 3  # graphs that are compiled together while the largest batch is looked for
 
 
 class Sweep(NamedTuple):
@@ -71,7 +71,7 @@ def run(sweep: Sweep, late: Callable[[], bool] = lambda: False) -> Iterator[Case
         case = f"agreement of bfloat16 with float32, {attention}"
         yield Case("pipeline", case, measure=partial(world.agreement, attention), wave="agreement")
     for size in sweep.sizes if sweep.largest else ():
-        classes, start = sweep.classes[0], max(sweep.batches)
+        classes, start = sweep.classes[0], 2 * max(sweep.batches)
         measure = partial(largest, _Trials(size, classes), start, late)
         case = f"largest batch, C={classes}, {size} px, {dtype}"
         yield Case("pipeline", case, measure=measure, wave="largest")
@@ -275,24 +275,31 @@ class _Trials:
 def largest(
     trial: Callable[[int], None], start: int, late: Callable[[], bool] = lambda: False
 ) -> dict[str, Any]:
-    """Doubles a batch until it does not fit any more, or there is no time left.
+    """Doubles a batch until it does not fit any more, or there is no time left; halves it first if
+    it does not fit from the start.
 
     Args:
         trial: runs a batch; a full memory is a MemoryError, or JAX's RESOURCE_EXHAUSTED.
         start: the first.
 
     Returns:
-        The last that fitted, 0 if none did, and the first that did not.
+        The last that fitted, 0 if none did, and the first that did not, None if all did.
     """
-    begin, fitted, batch = time.perf_counter(), 0, start
-    too_large = None
-    while too_large is None and not late():
+
+    def fits(batch: int) -> bool:
         try:
             trial(batch)
-            fitted, batch = batch, 2 * batch
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
             if memory.message(error) is None:
                 raise
-            too_large = batch
+            return False
+        return True
+
+    begin, batch, fitted, too_large = time.perf_counter(), start, 0, None
+    while batch and not (fitted and too_large) and not late():
+        if fits(batch):
+            fitted, batch = batch, 2 * batch
+        else:
+            too_large, batch = batch, batch // 2
     seconds = time.perf_counter() - begin
     return {"search_s": seconds, "largest_batch": fitted, "too_large": too_large}

@@ -169,13 +169,13 @@ def _account(work: Work) -> dict[str, Any]:
     times = work.scale * work.calls
     found: dict[str, Any] = {
         "flops_by_peak": {kind: times * n for kind, n in flops.items()},
-        "least_bytes": times * work.least_bytes,
+        "least_bytes": times * work.least_bytes or None,
     }
     for columns in each:
         for name in _SUMMED:
             found[name] = found.get(name, 0.0) + columns[name]
         for name in _SCALED:
-            found[name] = found.get(name, 0) + times * (columns[name] or 0)
+            found[name] = (found.get(name) or 0) + times * (columns[name] or 0)
         for name in _LARGEST:
             found[name] = max(found.get(name, 0), columns[name])
     return found

@@ -160,9 +160,13 @@ def device_seconds(job: Callable[[], Any], folder: str | Path | None = None) -> 
 
 def _kernels(planes: Iterable[Any]) -> float:
     """Nanoseconds of the kernels of all devices: of a GPU by its streams, of a TPU by XLA's ops."""
-    lines = (line for p in planes if p.name.startswith("/device:") for line in p.lines)
-    told = (line for line in lines if "Stream" in line.name or line.name == "XLA Ops")
-    return sum(event.duration_ns for line in told for event in line.events)
+    kinds = {"/device:GPU": "Stream", "/device:TPU": "XLA Ops"}
+    total = 0.0
+    for plane in planes:
+        kind = kinds.get(plane.name.rsplit(":", 1)[0])
+        lines = [line for line in plane.lines if kind and line.name.startswith(kind)]
+        total += sum(event.duration_ns for line in lines for event in line.events)
+    return total
 
 
 def torch_jobs(name: str, *arguments: Any) -> dict[str, Callable[[], Any]]:

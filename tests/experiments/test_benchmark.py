@@ -234,7 +234,9 @@ def test_the_largest_batch_is_the_last_that_fits(full):
     found = pipeline.largest(trial, 8)
     assert tried == [8, 16, 32, 64]
     assert (found["largest_batch"], found["too_large"]) == (32, 64)
-    assert pipeline.largest(trial, 64)["largest_batch"] == 0
+    tried.clear()
+    assert pipeline.largest(trial, 256)["largest_batch"] == 32 and tried == [256, 128, 64, 32]
+    assert pipeline.largest(lambda batch: trial(99), 2)["largest_batch"] == 0
     late = iter([False, False, True]).__next__
     found = pipeline.largest(trial, 8, late)
     assert (found["largest_batch"], found["too_large"]) == (16, None)

@@ -157,7 +157,7 @@ def _plane(name, **lines):
 
 
 def test_device_time_is_that_of_the_kernels():
-    gpu = _plane("/device:GPU:0", Stream_7=[3.0, 4.0], Stream_8=[5.0], XLA_Modules=[100.0])
+    gpu = _plane("/device:GPU:0", Stream_7=[3.0, 4.0], Stream_8=[5.0], XLA_Ops=[100.0])
     tpu = _plane("/device:TPU:0", XLA_Ops=[2.0, 1.0], Steps=[100.0])
     host = _plane("/host:CPU", Stream_1=[100.0])
     assert timing._kernels([gpu, host]) == 12.0 and timing._kernels([tpu]) == 3.0
