@@ -101,14 +101,14 @@ def main() -> None:
             print(line(row), flush=True)
             rows.append(row)
             write(complete=False)  # where a run is killed, this is left
-    write(complete=True)
-    print(summary(rows), end="")
-    for name, why in left_out.items():
-        print(f"left out: {name}: {why}")
     if not rows and not left_out:
         raise ValueError(
             f"--filter={_FILTER.value} matches no row; leave it out to see their names"
         )
+    write(complete=True)
+    print(summary(rows), end="")
+    for name, why in left_out.items():
+        print(f"left out: {name}: {why}")
     if old is not None:
         asked = {
             name: seconds

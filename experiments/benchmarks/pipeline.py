@@ -119,12 +119,7 @@ class _Pictures:
     def maps(self) -> tuple[pipeline.ClassMaps, jax.Array]:
         """What the solver gets, the graph in the type in which it would come."""
         maps, graph = world.maps(self.batch, self.model.config.grid)
-        made = jax.eval_shape(
-            partial(pipeline.graph, config=self.model.config),
-            self.model.params,
-            squares=self.arrays.squares,
-        )
-        return maps, graph.astype(made.dtype)
+        return maps, graph.astype(self.graph.result.dtype)
 
     @cached_property
     def steps(self) -> int:

@@ -39,10 +39,15 @@ class Program:
     it on what it was given."""
 
     def __init__(self, function: Callable, *given: Any, rounds: Iterable[int] = (), **named: Any):
-        """Lowers it; `rounds` as of `account.account`."""
+        """Lowers it: `result` are the shapes and types of what it gives.
+
+        Args:
+            rounds: see `account.account`.
+        """
         self._arguments = given, named
         start = time.perf_counter()
         traced = jax.jit(function).trace(*given, **named)
+        self.result = traced.out_info
         self._lowered = traced.lower()
         self._lower_s = time.perf_counter() - start
         self._account = account.account(traced.jaxpr, rounds)

@@ -106,11 +106,12 @@ def test_the_environment_has_no_places_and_no_names(monkeypatch):
         assert private not in text
 
 
-def test_no_row_but_those_of_the_filter_is_prepared(stage):
+def test_no_row_but_those_of_the_filter_is_prepared(stage, tmp_path):
     stage(one=1.0, other=AssertionError("prepared"))
     ended = _run("--filter=r one$")
     assert ended.returncode == 0 and "solver one" in ended.stdout
-    assert "matches no row" in _run("--filter=nothing").stderr
+    assert "matches no row" in _run("--filter=nothing", f"--output={tmp_path}/run.json").stderr
+    assert not list(tmp_path.iterdir())
     assert "no regular expression" in _run("--filter=(").stderr
 
 
