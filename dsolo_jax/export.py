@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import jaxlib
 import numpy as np

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.export
 import numpy as np
 from PIL import Image, ImageOps
 from safetensors.flax import load_file
