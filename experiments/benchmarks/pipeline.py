@@ -154,7 +154,7 @@ class _Classes:
     def solver(self) -> Program:
         how: dict[str, Any] = {"method": _METHOD, "readings": _READINGS}
         solve = partial(pipeline.scores, num_classes=self.classes, **how)
-        graph, of_class = self.pictures.maps[1], jnp.arange(self.classes)
+        graph, of_class = self.pictures.maps[1], np.arange(self.classes, dtype=np.int32)
         steps = (self.pictures.steps,)
         return Program(solve, self.maps, graph, query_class=of_class, rounds=steps)
 
