@@ -5,8 +5,9 @@ import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from dsolo_jax import clip, images
@@ -83,3 +84,20 @@ def bucket(length: int) -> int:
     """The next of the lengths 4, 5, 6, 7, 8, 10, 12, 14, 16, …: at most a quarter of padding."""
     step = 1 << max(length.bit_length() - 3, 0)
     return -(-length // step) * step
+
+
+def normalised(
+    config: Config, patches: UInt8[Array | np.ndarray, "B n K"]
+) -> Float[Array, "B n K"]:
+    """Normalises a batch's patches for CLIP, on the device: bytes come there sooner than float32.
+
+    Raises:
+        ValueError: patches that are no bytes.
+    """
+    if patches.dtype != np.uint8:
+        raise ValueError(
+            f"patches are {patches.dtype}, wanted uint8 and not normalised, as `batch` makes them"
+        )
+    pixels = jnp.asarray(patches).reshape(*patches.shape[:2], -1, 3)
+    found = images.normalise(pixels, config.clip.image_mean, config.clip.image_std)
+    return jnp.reshape(found, patches.shape)

@@ -18,19 +18,15 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, UInt8
 
-from dsolo_jax import attention, background, clip, devices, images, vocabulary, windows
+from dsolo_jax import attention, background, clip, devices, vocabulary, windows
 from dsolo_jax.checkpoints import Params
-from dsolo_jax.model import Config, Model
-from dsolo_jax.pictures import AnyPicture, Batch, Picture, batch, bucket, prepare
+from dsolo_jax.model import Config, Model, suitable_batch_size
+from dsolo_jax.pictures import AnyPicture, Batch, Picture, batch, bucket, normalised, prepare
 from dsolo_jax.pixels import Result, batch_to_pixels, to_pixels
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.discrepancy import discrepancy, needs_graph
 from dsolo_jax.utils import memory
 from dsolo_jax.vocabulary import Vocabulary
-
-# Pictures an accelerator takes at a time in `segment`. A CPU is as fast with one, and what fills up
-# a batch or its longest picture's bucket would be done in vain.
-_BATCH = 8
 
 
 class ClassMaps(NamedTuple):
@@ -93,8 +89,9 @@ def segment(
     setting = Setting(method, model.config.readings if readings is None else resolve(readings))
     images_: Sequence[Any] = image if isinstance(image, list | tuple) else [image]
     pictures = (prepare(model.config, one) for one in images_)
-    few = len(images_) if model.config.crop is None else _BATCH
-    size = 1 if jax.default_backend() == "cpu" else min(_BATCH, few)
+    size = suitable_batch_size(model)
+    if model.config.crop is None:  # what fills up a batch is done in vain
+        size = min(size, 1 << max(len(images_) - 1, 0).bit_length())
     found = run(model, pictures, words, [setting], batch_size=size, return_scores=return_scores)
     results = {index: result for index, [result] in found}
     return [results[i] for i in range(len(results))] if images_ is image else results[0]
@@ -185,7 +182,7 @@ def class_maps(
             "graph=pipeline.graph(...), or choose another start"
         )
     of_graph = {"graph": graph} if by_graph else {}
-    patches = _normalised(config, pictures.patches)
+    patches = normalised(config, pictures.patches)
     encoded = clip.encode_patches(
         params["clip"], config.clip, patches, pictures.grids, start=start, **of_graph
     )
@@ -196,19 +193,6 @@ def class_maps(
         return maps, _cosine(text, pooled[None])[:, 0]
 
     return ClassMaps(*jax.vmap(one)(encoded.patches, encoded.pooled, pictures.grids))
-
-
-def _normalised(
-    config: Config, patches: UInt8[Array | np.ndarray, "B n K"]
-) -> Float[Array, "B n K"]:
-    """On the device: bytes come there sooner than the float32 that they become."""
-    if patches.dtype != np.uint8:
-        raise ValueError(
-            f"patches are {patches.dtype}, wanted uint8 and not normalised, as `batch` makes them"
-        )
-    pixels = jnp.asarray(patches).reshape(*patches.shape[:2], -1, 3)
-    normalised = images.normalise(pixels, config.clip.image_mean, config.clip.image_std)
-    return jnp.reshape(normalised, patches.shape)
 
 
 def _cosine(text: Float[Array, "Q D"], x: Float[Array, "n D"]) -> Float[Array, "Q n"]:

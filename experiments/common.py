@@ -91,12 +91,14 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def define_run(output_dir: str, batch_size: int) -> tuple[flags.FlagHolder, ...]:
-    """Defines --limit, --batch_size, --output_dir and --overwrite, with these defaults."""
+def define_run(output_dir: str, batch_size: int | None) -> tuple[flags.FlagHolder, ...]:
+    """Defines --limit, --batch_size, --output_dir and --overwrite, with these defaults; the batch
+    size is the command's to choose where it is None."""
+    usual = "" if batch_size else "; by default 1 on CPU, on others what their memory has room for"
     defined = (
         flags.DEFINE_integer("limit", None, "Only the first pictures.", lower_bound=1),
         flags.DEFINE_integer(
-            "batch_size", batch_size, "Pictures that a device takes at a time.", lower_bound=1
+            "batch_size", batch_size, f"Pictures a device takes at a time{usual}.", lower_bound=1
         ),
         flags.DEFINE_string("output_dir", None, f"Default: {output_dir}."),
         flags.DEFINE_bool("overwrite", False, "Start anew where there is a run already."),

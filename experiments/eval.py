@@ -25,7 +25,7 @@ from dsolo_jax import datasets, draw, images, pipeline, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.solver.discrepancy import METHODS, needs_graph
 from experiments import common, processes
-from experiments.evaluation import evaluate, made_with, sentence
+from experiments.evaluation import batch_size_of_run, evaluate, made_with, sentence
 from experiments.profiling import Stopwatch
 
 common.define_dataset("ade20k")
@@ -33,7 +33,7 @@ common.define_model()
 flags.DEFINE_enum(
     "method", None, list(METHODS), "What scores the classes; the preset's by default."
 )
-_LIMIT, _BATCH_SIZE, _OUTPUT_DIR, _OVERWRITE = common.define_run("outputs/<dataset>_<method>", 1)
+_LIMIT, _BATCH_SIZE, _OUTPUT_DIR, _OVERWRITE = common.define_run("outputs/<dataset>_<method>", None)
 _SAVE_PREDICTIONS = flags.DEFINE_bool("save_predictions", False, "Index PNGs of original size.")
 _PANEL = flags.DEFINE_integer(
     "panel",
@@ -101,6 +101,7 @@ def _join() -> None:
 def _evaluate(
     model: dsolo.Model, dataset: datasets.Dataset, output_dir: Path, made: dict, watch: Stopwatch
 ) -> dict:
+    size = _BATCH_SIZE.value or batch_size_of_run(model, output_dir, _OVERWRITE.value)
     usual = 8 if dataset.name == miniature.NAME else 0
     panel = usual if _PANEL.value is None else _PANEL.value
     config = {
@@ -110,7 +111,7 @@ def _evaluate(
         "pictures": {"prepared": len(dataset), "official": dataset.official},
         "limit": _LIMIT.value,
         "method": common.method(),
-        "batch_size": _BATCH_SIZE.value,
+        "batch_size": size,
         "save_predictions": bool(_SAVE_PREDICTIONS.value or panel),
         **common.model_settings(),
         **made,
@@ -120,7 +121,7 @@ def _evaluate(
         dataset,
         output_dir,
         config,
-        batch_size=_BATCH_SIZE.value,
+        batch_size=size,
         overwrite=_OVERWRITE.value,
         **({"watch": watch} if _PROFILE.value else {}),
     )

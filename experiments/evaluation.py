@@ -9,6 +9,7 @@ import fcntl
 import io
 import json
 import math
+import os
 import platform
 import time
 import warnings
@@ -27,6 +28,7 @@ from PIL import Image
 import dsolo_jax as dsolo
 from dsolo_jax import datasets, draw, images, metrics, pipeline, vocabulary
 from dsolo_jax.datasets.layouts import named
+from dsolo_jax.model import suitable_batch_size
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import described
 from dsolo_jax.utils import fingerprint
@@ -55,7 +57,12 @@ def predictions(
         return example | {"picture": pipeline.prepare(model.config, example["image"])}
 
     def pictures() -> Iterator[pipeline.Picture]:
-        for number, example in enumerate(datasets.examples(dataset, indices, transform=ready)):
+        # Decoded while the devices are busy: two batches of all of them.
+        devices = 1 if model.mesh is None else model.mesh.size
+        how = {"threads": min(os.cpu_count() or 1, 16), "ahead": max(2 * batch_size * devices, 8)}
+        for number, example in enumerate(
+            datasets.examples(dataset, indices, transform=ready, **how)
+        ):
             waiting[number] = example
             yield example["picture"]
 
@@ -225,6 +232,20 @@ def made_with(model: dsolo.Model) -> dict:
         "weights": fingerprint.of_arrays(model.params),
         "code": fingerprint.of_code(),
     }
+
+
+def batch_size_of_run(model: dsolo.Model, output_dir: Path, overwrite: bool) -> int:
+    """Chooses the batch size of a run where none is asked for: that of the run in the folder, as
+    only with the same it can be gone on with, or `suitable_batch_size`. All processes take what
+    process 0 has chosen."""
+    path, recorded = output_dir / "config.json", None
+    if path.is_file() and not overwrite:
+        recorded = per_image.read_record(path).get("batch_size")
+    known = type(recorded) is int and recorded > 0  # another one `_claim` refuses
+    size = recorded if known else suitable_batch_size(model)
+    if jax.process_count() > 1:
+        size = int(multihost_utils.broadcast_one_to_all(np.int32(size)))
+    return size
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """Presets and loading; a model is weights and settings, apart."""
 
+import dataclasses
 import pickle
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import dsolo_jax as dsolo
+from dsolo_jax.model import suitable_batch_size
 from dsolo_jax.readings import BUNDLES, resolve
 from dsolo_jax.utils import memory
 
@@ -86,6 +88,25 @@ def test_a_grid_beyond_the_memory_is_refused_before_anything_is_tried(demo, monk
     assert load(demo, grid=65, graph=False).config.grid == 65
     monkeypatch.setattr(memory, "available", lambda: None)
     assert load(demo, grid=65).config.grid == 65
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "size"), [(56, 32), (12, 8), (5, 2), (3.5, 1), (1, 1), (None, 1)]
+)
+def test_an_accelerator_takes_as_many_pictures_as_it_has_room_for(
+    demo, monkeypatch, gibibytes, size
+):
+    """Of 512 pixels and 4,096 patches: 0.75 GiB each, and 3 GiB in any case."""
+    model = load(demo, graph=False)
+    source = dataclasses.replace(model.config.source, size=512)
+    model = dataclasses.replace(
+        model, config=dataclasses.replace(model.config, source=source, grid=64)
+    )
+    free = None if gibibytes is None else int(gibibytes * 2**30)
+    monkeypatch.setattr(memory, "available", lambda: free)
+    assert suitable_batch_size(model) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert suitable_batch_size(model) == size
 
 
 def test_dtypes_are_taken_by_their_short_names_and_others_refused(demo):

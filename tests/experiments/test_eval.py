@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -190,6 +192,21 @@ def test_killed_half_way_and_run_again_from_the_command_line(commanded, tmp_path
     assert contents(tmp_path) == contents(commanded)
     assert (tmp_path / "config.json").read_bytes() == (commanded / "config.json").read_bytes()
     assert f"{SCENES - done}/{SCENES - done} images" in again.stderr  # only the missing ones
+
+
+def test_a_run_goes_on_with_its_own_batch_size(model, tmp_path, monkeypatch):
+    chosen = partial(evaluation.batch_size_of_run, model, tmp_path)
+    monkeypatch.setattr(evaluation, "suitable_batch_size", lambda model: 16)
+    assert chosen(overwrite=False) == 16
+    (tmp_path / "config.json").write_text('{"batch_size": 2}')
+    assert (chosen(overwrite=False), chosen(overwrite=True)) == (2, 16)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    of_first = SimpleNamespace(broadcast_one_to_all=lambda size: size + 2)
+    monkeypatch.setattr(evaluation, "multihost_utils", of_first)
+    assert chosen(overwrite=False) == 4
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        chosen(overwrite=False)
 
 
 def test_devices_and_processes_change_no_bit(whole, tmp_path):

@@ -56,7 +56,7 @@ def labels(world):
     own = {("kl", "0.1.0"): ("kl", "robust,temperature=0.25")}
     own |= {(name, "today"): (name, "robust") for name in ("velocity", "path")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "_normalised", rounded_as_numpy_does)
+        patch.setattr(pipeline, "normalised", rounded_as_numpy_does)
         for name in ("velocity", "path"):
             make = getattr(former_formulas, name)
             for change, made in variants(name).items():
