@@ -38,11 +38,11 @@ def clip_flags(tiny_clip):
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory):
-    """Starts a module that cannot reach the network."""
+    """Starts a module that cannot reach the network, compiled as it is for users, see conftest."""
     folder = tmp_path_factory.mktemp("refuse")
     (folder / "sitecustomize.py").write_text(_REFUSE)
     paths = (str(folder), str(ROOT), os.environ.get("PYTHONPATH", ""))
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "XLA_"))}
     environment["PYTHONPATH"] = os.pathsep.join(paths)
 
     def start(module, *flags):
@@ -102,6 +102,16 @@ def test_results_are_those_of_the_saved_predictions(evaluated):
         assert f"{name} {wanted:.2%}" in printed
     assert results["num_images"] == LIMIT and results["config"]["preset"] == "miniature"
     assert set(results["per_class"]) == set(miniature.CLASSES)
+
+
+def test_how_the_suite_compiles_changes_no_label(evaluated, clip_flags):
+    clip = [flag.removeprefix("--clip=") for flag in clip_flags]
+    model = dsolo.load("miniature", *clip)
+    for index in range(LIMIT):
+        scene = miniature.draw(SEED, index, split="validation")
+        labels = dsolo.segment(model, scene.image, miniature.CLASSES).labels
+        path = evaluated[0] / "predictions" / f"validation_{index:05d}.png"
+        assert (labels == np.asarray(Image.open(path))).mean() > 0.999
 
 
 def test_the_sentence_says_what_is_missing():
