@@ -1,6 +1,7 @@
 """The whole way, on a CLIP whose weights are set by hand so that it knows colours."""
 
 import dataclasses
+import math
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from dsolo_jax import background, clip, devices, images, pipeline, upsample, voc
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import BUNDLES, resolve
+from dsolo_jax.upsample import strips
 from tests.oracles.colours import CLASSES, COLOURS
 from tests.oracles.compilations import Compilations
 
@@ -312,6 +314,26 @@ def test_every_batch_has_its_full_size(small, mixed):
     run(small, mixed[:3], words, SETTINGS[2:], batch_size=2, watch=lambda _, x: found.append(x))
     sizes = {leaf.shape[0] for leaf in jax.tree.leaves(found)}
     assert sizes == {2}
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_the_shapes_of_ade20k_are_served_by_sixteen_programs(backend, monkeypatch):
+    """Its pictures have a short side of 512 pixels, or less where the original has. A program for
+    each bucket of patches and for each strip; the graph, the scores, and whether they are finite.
+    """
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    large = [(512, long) for long in range(512, 1500, 7)]
+    small = [(short, int(ratio * short)) for short in range(256, 512, 5) for ratio in (1, 1.5, 2)]
+    buckets, programs, shape = set(), set(), (150, 64, 64)
+    for size in [*large, *small, *((w, h) for h, w in large + small)]:
+        how = {"short_side": 336, "long_side": 2048, "multiple": 16}
+        buckets.add(pipeline.bucket(math.prod(images.resized_size(*size, **how)) // 16**2))
+        tiles = strips.rounded(strips.tiles_of_cell(size, shape))
+        lengths = None if backend == "cpu" else (tiles * strips.TILE * 64**2,)
+        group, length, places = strips.cut(size, shape, lengths)
+        assert len(places) == 1 or backend == "cpu"
+        programs.add((group, length))
+    assert len(buckets) + len(programs) + 3 <= 16
 
 
 def test_an_accelerator_upsamples_a_batch_at_once_to_the_same_labels(small, mixed, monkeypatch):

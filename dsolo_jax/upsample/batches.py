@@ -44,8 +44,10 @@ def batch_labels(
     for pixels in pictures:
         strips.check_pixels(jax.ShapeDtypeStruct(shape, scores.dtype), pixels, kernel)
     sizes = [pixels.shape[:2] for pixels in pictures]
-    # As many pixels for all as the largest needs, so that all are one strip of one shape.
-    _, length, _ = strips.cut(max(sizes, key=math.prod), shape, None, spatial_sigma, form)
+    # For all as many tiles as the largest needs, and the pixels of these: all are one strip of one
+    # shape, and a program is one number of tiles.
+    tiles = strips.rounded(max(strips.tiles_of_cell(size, shape) for size in sizes))
+    length = math.prod(shape[1:]) * tiles * strips.TILE
     cuts = [strips.cut(size, shape, (length,), spatial_sigma, form) for size in sizes]
     group, places = cuts[0][0], np.stack([place for _, _, [place] in cuts])
     held = np.zeros((len(scores), length, 3), np.uint8)
@@ -55,7 +57,7 @@ def batch_labels(
         centres[i] = strips.at_centres(pixels, shape)
     missing = len(scores) - len(pictures)
     places = np.concatenate([places, places[-1:].repeat(missing, axis=0)])
-    loops = int(places[0, 5]), strips.rounded(int(places[:, 6].max()))
+    loops = int(places[0, 5]), tiles
     started = _program(scores, held, centres, places[:, :5], loops, kernel, group, decide)
 
     def fetch() -> list[Int[np.ndarray, "_ _"]]:

@@ -236,7 +236,7 @@ def cut(
     first = np.arange(0, groups, step)
     wanted = first_pixel(first * group, h, H)
     held, count = np.maximum(wanted - halo, 0), np.minimum(step, groups - first)
-    tiles = -(-(-(-H // h) * -(-W // w)) // TILE)
+    tiles = tiles_of_cell(size, shape)
     places = np.broadcast_arrays(H, W, held, wanted, first, count, tiles)
     return group, length, np.stack(places, axis=1).astype(np.int32)
 
@@ -274,10 +274,15 @@ def _strips(
             yield _program_of_loops(*arrays, (groups, rounded(tiles)), *options), put
 
 
+def tiles_of_cell(size: tuple[int, int], shape: Sequence[int]) -> int:
+    """Counts the tiles of the largest cell of a picture of `size` for scores of `shape`."""
+    (H, W), (_, h, w) = size, shape
+    return -(-(-(-H // h) * -(-W // w)) // TILE)
+
+
 def rounded(tiles: int) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ...: what is too many has no pixels."""
-    power = 1 << max(tiles - 1, 0).bit_length()
-    return 3 * power // 4 if power > 2 and tiles <= 3 * power // 4 else power
+    """The next power of two, so that few programs serve all: what is too many has no pixels."""
+    return 1 << max(tiles - 1, 0).bit_length()
 
 
 def at_centres(picture: Shaped[Array | np.ndarray, "H W 3"], shape) -> Shaped[Array, "h w 3"]:
