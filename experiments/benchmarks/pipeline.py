@@ -35,6 +35,13 @@ _AHEAD = 4  # batches of which the next is started before the labels of the last
 _AT_ONCE = 3  # graphs that are compiled together while the largest batch is looked for
 
 
+_AGREEMENTS = {
+    "bfloat16 with float32, appearance": partial(world.agreement, "appearance"),
+    "bfloat16 with float32, miniature": partial(world.agreement, "miniature"),
+    "batches of 8 with single pictures": partial(world.batch_agreement, 8),
+}
+
+
 class Sweep(NamedTuple):
     """Numbers of pictures, of classes and of pixels a side, in the order in which they are timed;
     and whether the largest batch is looked for."""
@@ -67,9 +74,8 @@ def run(sweep: Sweep, late: Callable[[], bool] = lambda: False) -> Iterator[Case
             for classes, of in each.items():
                 for stage, prepare in of.rows().items():
                     yield Case("pipeline", f"{stage}, C={classes}, {case}", prepare, wave=size)
-    for attention in ("appearance", "miniature"):
-        case = f"agreement of bfloat16 with float32, {attention}"
-        yield Case("pipeline", case, measure=partial(world.agreement, attention), wave="agreement")
+    for case, measure in _AGREEMENTS.items():
+        yield Case("pipeline", f"agreement of {case}", measure=measure, wave="agreement")
     for size in sweep.sizes if sweep.largest else ():
         classes, start = sweep.classes[0], 2 * max(sweep.batches)
         measure = partial(largest, _Trials(size, classes), start, late)

@@ -1,6 +1,7 @@
 """What the benchmarks look at: pictures of the miniature world, and real maps of them."""
 
 import functools
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -98,5 +99,28 @@ def agreement(attention: str, number: int = 32) -> dict[str, float | int]:
 
     with ThreadPoolExecutor() as pool:  # for their compilation
         full, half = pool.map(labels, models)
-    equal = (full == half).mean((1, 2))
-    return {"agreement": float(equal.mean()), "agreement_worst": float(equal.min())}
+    return _equal(full, half)
+
+
+def batch_agreement(batch: int, number: int = 32) -> dict[str, float | int]:
+    """Compares the labels of scenes of five widths that go through the networks in batches, where
+    they have different companions and padding, with those of each by itself.
+
+    Returns:
+        As `agreement`.
+    """
+    model, words = dsolo.load("miniature"), vocabulary.parse(miniature.CLASSES)
+    setting = pipeline.Setting(model.config.method, model.config.readings)
+    drawn = [images.resize(x, (112, 112 + 16 * (i % 5))) for i, x in enumerate(scenes(number))]
+
+    def labels(size: int) -> list[Int[np.ndarray, "H W"]]:
+        prepared = (pipeline.prepare(model.config, picture) for picture in drawn)
+        found = dict(pipeline.run(model, prepared, words, [setting], batch_size=size))
+        return [found[i][0].labels for i in range(number)]
+
+    return _equal(labels(1), labels(batch))
+
+
+def _equal(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, float | int]:
+    equal = [np.mean(a == b) for a, b in zip(ours, theirs, strict=True)]
+    return {"agreement": float(np.mean(equal)), "agreement_worst": float(np.min(equal))}
