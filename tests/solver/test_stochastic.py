@@ -28,13 +28,17 @@ def fitted(attention, num_iters):
     return attention
 
 
-def test_forward_derivatives_are_those_of_a_plain_loop(attention):
+def test_derivatives_are_those_of_a_plain_loop(attention):
     change = np.random.default_rng(0).normal(size=attention.shape) * attention
     h, exact = 1e-5, attention.astype(np.float64)
     expected = (fitted(exact + h * change, 15) - fitted(exact - h * change, 15)) / (2 * h)
     tangents = (change.astype(np.float32),)
     _, found = jax.jvp(solver.doubly_stochastic, (attention,), tangents)
     np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-5)
+    weights = np.random.default_rng(1).normal(size=attention.shape).astype(np.float32)
+    _, reverse = jax.vjp(solver.doubly_stochastic, attention)
+    [gradient] = reverse(weights)
+    assert np.sum(gradient * change) == pytest.approx(np.sum(weights * expected), rel=1e-3)
 
 
 def test_both_sums_become_one(attention):
