@@ -146,6 +146,7 @@ def by_rows(
     if size >= n:
         return function(query)
     count = -(-n // size)
+    size = -(-n // count)  # evenly: the last one should not be nearly empty
     padded = jnp.pad(query, ((0, 0), (0, 0), (0, count * size - n), (0, 0)))
     blocks = jnp.moveaxis(padded.reshape(b, heads, count, size, d), 2, 0)
     rows = jnp.moveaxis(jax.lax.map(function, blocks), 0, -3)
