@@ -103,7 +103,8 @@ def lowered(function, *arrays):
 def _floats(jaxpr) -> Iterator[int]:
     """Of its loops and of functions that it calls, too."""
     for equation in jaxpr.eqns:
-        inner = list(jax.core.jaxprs_in_params(equation.params))
+        given = jax.tree.leaves(list(equation.params.values()))
+        inner = [x for x in (getattr(x, "jaxpr", x) for x in given) if hasattr(x, "eqns")]
         for one in inner:
             yield from _floats(one)
         # What XLA never writes: a broadcast of a number goes into what uses it.
