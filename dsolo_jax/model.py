@@ -27,7 +27,6 @@ _SHORT_SIDE = 336
 # cost and its kernel, and one more while they are made.
 _MATRICES = 4
 
-
 # Of a batch on an accelerator, bytes: what the source's networks hold of a pixel of its squares
 # (four fields of 128 channels in float32, as Stable Diffusion's encoder has at full size), and of
 # all pictures together (three blocks of `transformer.by_rows`).
@@ -132,6 +131,11 @@ class Model:
     params: Params = dataclasses.field(repr=False)
     mesh: Mesh | None = None
 
+    @property
+    def num_devices(self) -> int:
+        """How many devices share a batch."""
+        return 1 if self.mesh is None else self.mesh.size
+
 
 def load(
     preset: str = "dslo_b16",
@@ -226,9 +230,9 @@ def load(
 def suitable_batch_size(model: Model) -> int:
     """Chooses how many pictures a device takes at a time: 1 on a CPU, which is as fast with one;
     on an accelerator the power of two that its free memory has room for, at most 32."""
-    free, config = memory.available(), model.config
-    if jax.default_backend() == "cpu" or free is None:
+    if jax.default_backend() == "cpu" or (free := memory.available()) is None:
         return 1
+    config = model.config
     patches = max(config.grid, config.source.grid) ** 2
     each = 4 * _MATRICES * patches**2 + _BYTES_OF_A_PIXEL * config.source.size**2
     fits = max((free - _BLOCKS) // each, 1)

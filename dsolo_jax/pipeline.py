@@ -279,7 +279,7 @@ def run(
     of_clip: dict[str, Any] = {"params": {"clip": {"vision": model.params["clip"]["vision"]}}}
     of_clip |= {"text": embed(model, words)}
     program = partial(devices.program, mesh=model.mesh)
-    size = batch_size * (1 if model.mesh is None else model.mesh.size)
+    size = batch_size * model.num_devices
     waiting: dict[int, list[_View]] = {}
     sums: dict[tuple[int, int], windows.Sum] = {}  # of a picture and a setting
     started: dict[int, list[Callable[[], Result]]] = {}

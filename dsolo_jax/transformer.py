@@ -87,6 +87,11 @@ def hidden(visible: Bool[Array, "..."]) -> Float[Array, "..."]:
     return jnp.where(visible, jnp.float32(0), jnp.finfo(jnp.float32).min / 2)
 
 
+def hidden_behind(length: Int[Array, "B"], num_keys: int) -> Float[Array, "B 1 1 {num_keys}"]:
+    """Gives the bias that hides all but the first `length` keys of each picture."""
+    return hidden(jnp.arange(num_keys) < length[:, None])[:, None, None]
+
+
 def _exponentials(
     query: Float[Array, "B K n d"],
     key: Float[Array, "#B K m d"],
@@ -176,7 +181,7 @@ def attend_in_blocks(
         return jax.nn.dot_product_attention(*tokens_first, **given).swapaxes(1, 2)
     bias: Array | float = 0.0
     if length is not None:
-        bias = hidden(jnp.arange(m) < length[:, None])[:, None, None]
+        bias = hidden_behind(length, m)
     return by_rows(partial(attend, key=key, value=value, bias=bias), query, m)
 
 

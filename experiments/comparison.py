@@ -18,8 +18,8 @@ from dsolo_jax.readings import Readings, described
 from dsolo_jax.utils.checks import choose
 from experiments import evaluation
 from experiments.ablation import Source
-from experiments.benchmarks import memory
 from experiments.bootstrap import Interval, Tally
+from experiments.profiling import peak_bytes
 from experiments.reports.published import PUBLISHED
 from experiments.tables import aligned
 
@@ -173,7 +173,7 @@ def measured(
             pass
         seconds = time.perf_counter() - start
     of_device = jax.local_devices()[0].memory_stats() or {}
-    peak = of_device.get("peak_bytes_in_use") or memory.peak()
+    peak = of_device.get("peak_bytes_in_use") or peak_bytes()
     return Cost(len(indices) / seconds, peak / 2**20)
 
 

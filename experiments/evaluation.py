@@ -58,11 +58,10 @@ def predictions(
 
     def pictures() -> Iterator[pipeline.Picture]:
         # Decoded while the devices are busy: two batches of all of them.
-        devices = 1 if model.mesh is None else model.mesh.size
-        how = {"threads": min(os.cpu_count() or 1, 16), "ahead": max(2 * batch_size * devices, 8)}
-        for number, example in enumerate(
-            datasets.examples(dataset, indices, transform=ready, **how)
-        ):
+        ahead = max(2 * batch_size * model.num_devices, 8)
+        how = {"threads": min(os.cpu_count() or 1, 16), "ahead": ahead}
+        examples = datasets.examples(dataset, indices, transform=ready, **how)
+        for number, example in enumerate(examples):
             waiting[number] = example
             yield example["picture"]
 

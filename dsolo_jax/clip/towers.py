@@ -26,6 +26,7 @@ from dsolo_jax.transformer import (
     attend_in_blocks,
     cubic_weights,
     hidden,
+    hidden_behind,
     layer_norm,
 )
 
@@ -91,8 +92,7 @@ class _VisionTower(nn.Module):
             x = block.finish(x, attend_in_blocks(q, k, v, 1 + count))
 
         # The class token as CLIP has it, the patches by the chosen start.
-        real = jnp.arange(patches.shape[1]) < count[:, None]
-        keys = hidden(jnp.pad(real, ((0, 0), (1, 0)), constant_values=True))[:, None, None]
+        keys = hidden_behind(1 + count, x.shape[1])
         q, k, v = last.heads(x)
         pooled = last.finish(x[:, :1], attend(q[:, :, :1], k, v, keys))
         x = starts.patches(start, last, x, (q, k, v), keys, place, grid, graph)
@@ -100,6 +100,7 @@ class _VisionTower(nn.Module):
         x = self.projection(self.norm_post(x).astype(x.dtype))
         if starts.needs_graph(start):
             return ImageEncoding(x[:, 1:], x[:, 0])
+        real = jnp.arange(patches.shape[1]) < count[:, None]
         return ImageEncoding(jnp.where(real[..., None], x[:, 1:], 0), x[:, 0])
 
     def maps(

@@ -29,8 +29,8 @@ def read(path: str | Path, environment: Mapping[str, Any]) -> dict[str, float]:
     wanted = "wanted the JSON of an earlier run of experiments.benchmark --output=FILE"
     try:
         found = json.loads(read_text(path))
-        rows = [(f"{row['stage']} {row['case']}", row.get("seconds")) for row in found["rows"]]
-        seconds = {name: float(value) for name, value in rows if value is not None}
+        rows = _seconds(found["rows"])
+        seconds = {name: float(value) for name, value in rows.items() if value is not None}
         theirs = {name: found["environment"][name] for name in _SAME}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         what = f"without {error}" if isinstance(error, KeyError) else str(error)
@@ -44,9 +44,13 @@ def read(path: str | Path, environment: Mapping[str, Any]) -> dict[str, float]:
     return seconds
 
 
+def _seconds(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{row['stage']} {row['case']}": row.get("seconds") for row in rows}
+
+
 def compare(old: Mapping[str, float], rows: Iterable[Mapping[str, Any]], slower: float) -> Compared:
     """Compares rows with those of `read`; rows beyond the ratio `slower` are."""
-    new = {f"{row['stage']} {row['case']}": row.get("seconds") for row in rows}
+    new = _seconds(rows)
     both = {name: new[name] / old[name] for name in new if name in old and new[name] is not None}
     lines = [
         [name, f"{old[name]:.6f}", f"{new[name]:.6f}", f"{ratio:.3f}"]

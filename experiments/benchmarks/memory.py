@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import re
-import resource
 import subprocess
 import sys
 import time
@@ -65,30 +62,12 @@ def graph(side: int) -> None:
     _print_peak(lambda: jax.block_until_ready(job()))
 
 
-_STATUS = pathlib.Path("/proc/self/status")
-
-
 def _print_peak(job: Callable) -> None:
     """Prints the bytes above what is resident now, and the seconds."""
-    loaded, start = _status("VmRSS"), time.perf_counter()
+    loaded, start = resident_bytes(), time.perf_counter()
     job()
     seconds = time.perf_counter() - start
-    print(json.dumps([peak() - loaded, seconds]))
-
-
-def peak() -> int:
-    """Gives the largest number of resident bytes that this process has had.
-
-    On Linux not by getrusage, whose peak a process inherits from the one that started it.
-    """
-    if _STATUS.is_file():
-        return _status("VmHWM")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on a Mac
-
-
-def _status(field: str) -> int:
-    [kibibytes] = re.findall(rf"{field}:\s+(\d+) kB", _STATUS.read_text())
-    return 1024 * int(kibibytes)
+    print(json.dumps([peak_bytes() - loaded, seconds]))
 
 
 # What runs in a process of its own, so that its peak is this job's alone; patches of a graph.
