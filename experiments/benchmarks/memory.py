@@ -17,6 +17,7 @@ from dsolo_jax.attention.stable_diffusion import SD2
 from experiments.benchmarks.networks import sd_params
 from experiments.benchmarks.running import Case
 from experiments.benchmarks.timing import Program
+from experiments.profiling import peak_bytes, resident_bytes
 
 # Stable Diffusion 2's form and heads with three narrow resolutions, so that the graph is nearly all
 # there is.

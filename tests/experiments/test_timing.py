@@ -1,5 +1,7 @@
 """What a traced program does, what a device could do, and how jobs are timed."""
 
+import json
+import sys
 from types import SimpleNamespace
 
 import jax
@@ -8,7 +10,8 @@ import numpy as np
 import pytest
 
 import dsolo_jax as dsolo
-from experiments.benchmarks import timing
+from experiments import profiling
+from experiments.benchmarks import memory, timing
 from experiments.benchmarks.account import Device, account, product_flops, roofline
 from experiments.benchmarks.timing import Program
 
@@ -169,3 +172,11 @@ def test_a_profile_of_a_cpu_has_no_device_time_but_leaves_its_trace(tmp_path):
     assert timing.device_seconds(job) is None
     assert timing.device_seconds(job, tmp_path / "trace") is None
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="resident bytes are Linux's account")
+def test_a_peak_is_what_a_job_needs_above_what_is_resident(capsys):
+    memory._print_peak(lambda: np.ones(2**28, np.uint8).sum())
+    used, seconds = json.loads(capsys.readouterr().out)
+    assert used >= 2**27 and seconds > 0
+    assert profiling.peak_bytes() >= max(profiling.resident_bytes(), 2**28)
