@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 
 import numpy as np
@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from dsolo_jax.images import resize
+from dsolo_jax.utils.checks import choose
 
 
 def palette(num_classes: int) -> UInt8[np.ndarray, "C 3"]:
@@ -56,7 +57,12 @@ _WHITE = np.array([0.9505, 1.0, 1.089])
 
 
 def overlay(
-    image: UInt8[np.ndarray, "H W 3"], labels: Int[np.ndarray, "H W"], names: Sequence[str]
+    image: UInt8[np.ndarray, "H W 3"],
+    labels: Int[np.ndarray, "H W"],
+    names: Sequence[str],
+    *,
+    opacity: float = 0.55,
+    hidden: Collection[str] = (),
 ) -> Image.Image:
     """Draws the picture under its classes' colours, and a legend of the classes present.
 
@@ -64,8 +70,13 @@ def overlay(
     those in letters that no font here has. Pictures whose longer side is below 480 pixels are shown
     enlarged, those above 1600 shrunk.
 
+    Args:
+        opacity: of the colours, 0 to 1.
+        hidden: classes that get no colour and no entry.
+
     Raises:
-        ValueError: sizes that differ, a label that is no index into `names`.
+        ValueError: sizes that differ, a label that is no index into `names`, an opacity out of
+            range, a hidden class that is none.
     """
     if labels.shape != image.shape[:2]:
         raise ValueError(
@@ -74,17 +85,22 @@ def overlay(
     if labels.min() < 0 or labels.max() >= len(names):
         wrong = labels.min() if labels.min() < 0 else labels.max()
         raise ValueError(f"labels hold {wrong}, wanted 0..{len(names) - 1} for {len(names)} names")
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity is {opacity}, wanted 0 to 1")
+    for name in hidden:
+        choose("hidden class", name, names)
+    opacities = np.array([0 if name in hidden else opacity for name in names])[:, None]
     colours, names = palette(len(names)), _legible(names)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     entries = [
         (names[c], _percent(counts[c] / labels.size), colours[c])
         for c in np.argsort(-counts, kind="stable")
-        if counts[c]
+        if counts[c] and opacities[c]
     ]
     longest = max(labels.shape)
     factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
     picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
-    mixed = (1 - _OPACITY) * picture + _OPACITY * colours[shown]
+    mixed = (1 - opacities[shown]) * picture + opacities[shown] * colours[shown]
     mixed[_borders(shown)] = _BORDER
     drawn = Image.fromarray(np.round(mixed).astype(np.uint8))
     return _above_legend(drawn, entries, min(26, max(15, max(drawn.size) // 45)))
@@ -150,7 +166,6 @@ def panel(
     return _above_legend(canvas, entries, size)
 
 
-_OPACITY = 0.55  # of the classes' colours
 _SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
 _LEGEND_ENTRIES, _NAME_WIDTH = 24, 14  # in sizes of the font
 _BORDER = (255, 255, 255)

@@ -15,7 +15,6 @@ take long to compile. The program has the forms that are fast on the platform th
 
 import contextlib
 import dataclasses
-import importlib.util
 import os
 import shutil
 import uuid
@@ -41,6 +40,7 @@ from dsolo_jax.upsample import strips
 from dsolo_jax.upsample.weights import Kernel
 from dsolo_jax.utils import files
 from dsolo_jax.utils.checks import choose
+from dsolo_jax.utils.extras import extra
 from dsolo_jax.utils.progress import progress
 from dsolo_jax.vocabulary import Vocabulary
 
@@ -85,7 +85,8 @@ def save(
         ValueError: unusable classes, size, method, readings or platforms; a model with windows, or
             without the graph that the method needs; a platform that lacks a kernel of the program.
         OSError: a directory that holds something else, or an export without `overwrite`; it cannot
-            be written; flatbuffers is not installed.
+            be written.
+        ImportError: flatbuffers is not installed.
     """
     config, directory = model.config, Path(directory).expanduser().absolute()
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
@@ -142,11 +143,7 @@ def check(
     platforms = tuple(dict.fromkeys(platforms or [jax.export.default_export_platform()]))
     for platform in platforms:
         choose("platform", platform, PLATFORMS)
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise OSError(
-            "exports are written by flatbuffers, which is not installed: "
-            'pip install "dsolo_jax[export]"'
-        )
+    extra("flatbuffers", "export")
     directory = Path(directory).expanduser()
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file; wanted a folder to be made")

@@ -124,11 +124,16 @@ def normalise(
     return (pixels.astype(np.float32) / 255 - means) / deviations
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:
+def write_png(
+    path: str | os.PathLike,
+    image: np.ndarray | Image.Image,
+    palette: UInt8[np.ndarray, "C 3"] | None = None,
+) -> None:
     """Writes a picture (uint8 [H, W, 3]) or a label map (integers [H, W]) as PNG, atomically.
 
     Label maps become 8-bit grey where every value is at most 255, else 16-bit grey; `read_labels`
-    gives them back.
+    gives them back. With a palette of at most 256 colours they become indices into it, so that
+    viewers show the colours and `read_labels` still gives the indices.
 
     Raises:
         ValueError: a label below 0 or above 65535.
@@ -143,7 +148,10 @@ def write_png(path: str | os.PathLike, image: np.ndarray | Image.Image) -> None:
                     "integers in 0..65535"
                 )
             image = image.astype(np.uint8 if high <= 255 else np.uint16)
+        colours = palette if image.ndim == 2 else None
         image = Image.fromarray(image)
+        if colours is not None and len(colours) <= 256:
+            image.putpalette(colours.tobytes())  # of mode P from here
     with atomic(path) as temporary:
         image.save(temporary, format="PNG")
 

@@ -18,13 +18,15 @@ AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "_ _ 3"]
 
 class Picture(NamedTuple):
     """A picture made ready on the host: its pixels, its patches at the working size for CLIP, and
-    its square for the attention source; what windows are cut from, where the model has some."""
+    its square for the attention source; what windows are cut from, where the model has some, or
+    the side of its tiles, where it is taken by tiles alone. See `windows`."""
 
     pixels: UInt8[np.ndarray, "H W 3"]
     patches: UInt8[np.ndarray, "n K"]
     grid: tuple[int, int]  # (h, w), n = h · w
     square: UInt8[np.ndarray, "S S 3"]
     resized: UInt8[np.ndarray, "a b 3"] | None = None
+    tile: int | None = None
 
 
 class Batch(NamedTuple):
@@ -35,28 +37,60 @@ class Batch(NamedTuple):
     squares: UInt8[np.ndarray, "B S S 3"]
 
 
-def prepare(config: Config, image: AnyPicture) -> Picture:
+# A picture of more pixels is taken by tiles of this side where nobody says how, see `prepare`: what
+# it shows at the networks' size is too small by then. Photographs of telephones are below (ours).
+LARGEST_WHOLE = 50_000_000
+TILE = 2048
+_SMALLEST_TILE = 32
+
+
+def prepare(config: Config, image: AnyPicture, tile: int | None = 0) -> Picture:
     """Reads a picture, cuts it at the working size into patches, and squeezes it to the attention
     source's square; on the host.
 
+    Args:
+        tile: side of overlapping tiles that a larger picture is taken by, pixels of the picture; 0
+            takes all whole; None those of at most `LARGEST_WHOLE` pixels, and others by `TILE`.
+
     Raises:
-        ValueError: it is no picture.
+        ValueError: it is no picture; a tile of under 32 pixels, or beside the model's own windows.
         FileNotFoundError: no such file.
     """
+    if tile and config.crop is not None:
+        raise ValueError(
+            f"tile is {tile}, and the model has windows of its own, crop {config.crop}; leave "
+            "one out"
+        )
+    if tile and tile < _SMALLEST_TILE:
+        raise ValueError(
+            f"tile is {tile}; wanted a side of at least {_SMALLEST_TILE} pixels, such as {TILE}, "
+            "or 0, which takes pictures whole"
+        )
     pixels = images.read_image(image)
+    if tile is None:
+        large = pixels.shape[0] * pixels.shape[1] > LARGEST_WHOLE and config.crop is None
+        tile = TILE if large else 0
     if config.tokenizer == "miniature" and min(pixels.shape[:2]) > 2 * config.short_side:
         warnings.warn(
             "the miniature CLIP knows its own drawn scenes of 112 pixels and 19 words alone, not "
             "photographs; take another preset",
             stacklevel=2,
         )
+    if 0 < tile < max(pixels.shape[:2]):
+        none = np.empty((0, 0), np.uint8)
+        return Picture(pixels, none, (0, 0), none[:, :, None], tile=tile)
+    return resized(config, pixels)
+
+
+def resized(config: Config, pixels: UInt8[np.ndarray, "H W 3"]) -> Picture:
+    """Makes a picture, or a tile of one, ready at the size that the config gives it for CLIP."""
     patch = config.clip.vision.patch_size
     height, width = images.resized_size(
         *pixels.shape[:2], short_side=config.short_side, long_side=config.long_side, multiple=patch
     )
-    resized = images.resize(pixels, (height, width))
-    whole = view(config, pixels, resized)
-    return whole if config.crop is None else whole._replace(resized=resized)
+    small = images.resize(pixels, (height, width))
+    whole = view(config, pixels, small)
+    return whole if config.crop is None else whole._replace(resized=small)
 
 
 def view(

@@ -14,7 +14,7 @@ from dsolo_jax import background, devices, upsample
 from dsolo_jax.readings import Readings
 
 
-class Result(NamedTuple):
+class Labelling(NamedTuple):
     """Index of a class for each pixel; the scores of all of them if they were asked for, -inf those
     that a threshold on areas took away."""
 
@@ -28,7 +28,7 @@ def batch_to_pixels(
     readings: Readings,
     decide: background.Decision | None = None,
     return_scores: bool = False,
-) -> list[Callable[[], Result]]:
+) -> list[Callable[[], Labelling]]:
     """Starts the upsampling of a batch, on the devices that it is on: the functions of `to_pixels`.
 
     Scores behind those of the pictures are of none. Where it can, an accelerator takes all pictures
@@ -40,7 +40,7 @@ def batch_to_pixels(
             to_pixels(*pair, readings, decide, return_scores)
             for pair in zip(pictures, devices.each(scores), strict=False)
         ]
-    fetches: list[Callable[[], Result]] = []
+    fetches: list[Callable[[], Labelling]] = []
     for part in devices.parts(scores):
         own = pictures[len(fetches) :][: len(part)]
         if len(own):
@@ -50,18 +50,18 @@ def batch_to_pixels(
     return fetches
 
 
-def _of_batch(labels: Callable[[], Sequence], finite: Bool[Array, "B"], index: int) -> Result:
+def _of_batch(labels: Callable[[], Sequence], finite: Bool[Array, "B"], index: int) -> Labelling:
     _check_finite(bool(np.asarray(finite)[index]))
-    return Result(labels()[index], None)
+    return Labelling(labels()[index], None)
 
 
 def to_pixels(
     pixels: UInt8[np.ndarray, "H W 3"],
-    scores: Float[Array, "C r r"],
+    scores: Float[Array, "C h w"],
     readings: Readings,
     decide: background.Decision | None = None,
     return_scores: bool = False,
-) -> Callable[[], Result]:
+) -> Callable[[], Labelling]:
     """Starts the upsampling of a picture's scores, on the device they are on.
 
     Returns:
@@ -83,9 +83,9 @@ def to_pixels(
     else:
         fetch = upsample.labels(scores, pixels, **options)
 
-    def result() -> Result:
+    def result() -> Labelling:
         _check_finite(bool(finite))
-        return Result(labels, upsampled) if return_scores else Result(fetch(), None)
+        return Labelling(labels, upsampled) if return_scores else Labelling(fetch(), None)
 
     return result
 
@@ -96,7 +96,7 @@ def _options(readings: Readings) -> dict[str, Any]:
 
 
 @jax.jit
-def _finite(scores: Float[Array, "*B C r r"]) -> Bool[Array, "*B"]:
+def _finite(scores: Float[Array, "*B C h w"]) -> Bool[Array, "*B"]:
     return jnp.all(jnp.isfinite(scores), axis=(-3, -2, -1))
 
 

@@ -12,9 +12,16 @@ mmsegmentation averages at the pixels. Here it is at R x R points over the whole
 each window bilinear there, and the usual upsampling follows. As many points are on the short side
 as patches of windows beside each other; the difference is that of one more bilinear resampling.
 
-Letters: r the side of the solver's grid, H W the size of the resized picture, C classes.
+The tiles of a large picture (ours) are windows of the picture itself, `tile` pixels wide and high,
+every tile / 2 pixels, each brought to the networks' sizes by itself. There are r H / tile times
+r W / tile points, and a tile counts for less towards its border, so that no border shows:
+
+    weight of a tile, along each axis:  min(y - top, bottom - y)
+
+Letters: r the side of the solver's grid, H W the size of what is cut, R or R S points, C classes.
 """
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from typing import NamedTuple
@@ -25,39 +32,55 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from dsolo_jax.model import Config
-from dsolo_jax.pictures import Picture, view
+from dsolo_jax.pictures import Picture, resized, view
+from dsolo_jax.utils import memory
 
 
 class Sum(NamedTuple):
-    """Scores of the windows so far at the points, and how many windows hold each."""
+    """Scores of the windows so far at the points, and what the windows weigh there together."""
 
-    scores: Float[Array, "C R R"]
-    windows: Float[Array, "R R"]
+    scores: Float[Array, "C R S"]
+    weights: Float[Array, "R S"]
 
 
-def cut(config: Config, picture: Picture) -> Iterator[tuple[Picture, Int[np.ndarray, "6"]]]:
-    """Cuts a picture of `prepare` into windows, one when it is asked for.
+class Place(NamedTuple):
+    """Where a window lies: H, W of what was cut, its top, left, height and width; the points over
+    the whole; and whether it counts for less towards its border."""
+
+    box: Int[np.ndarray, "6"]
+    points: tuple[int, int]
+    fades: bool
+
+
+def cut(config: Config, picture: Picture) -> Iterator[tuple[Picture, Place]]:
+    """Cuts a picture of `prepare` into its tiles or windows, one when it is asked for.
 
     Yields:
-        Each as a picture of its own, and where it lies: H, W of the resized picture, the window's
-        top, left, height and width.
+        Each as a picture of its own, and where it lies.
 
     Raises:
         ValueError: a picture that was made ready for a model without windows.
     """
-    resized = picture.resized
-    assert config.crop is not None and config.stride is not None
-    if resized is None:
+    tile = picture.tile
+    whole = picture.resized if tile is None else picture.pixels
+    if whole is None:
         raise ValueError(
             "the picture was made ready for a model without windows; give pipeline.prepare the "
             f"config whose crop is {config.crop}"
         )
-    height, width = resized.shape[:2]
-    for top, bottom in spans(height, config.crop, config.stride):
-        for left, right in spans(width, config.crop, config.stride):
-            place = [height, width, top, left, bottom - top, right - left]
-            window = np.ascontiguousarray(resized[top:bottom, left:right])
-            yield view(config, window, window), np.array(place, np.int32)
+    height, width = whole.shape[:2]
+    if tile is None:
+        assert config.crop is not None and config.stride is not None
+        crop, stride, points = config.crop, config.stride, (_points(config),) * 2
+    else:
+        crop, stride = tile, max(tile // 2, 1)
+        points = tuple(-(-config.grid * side // tile) for side in (height, width))
+    for top, bottom in spans(height, crop, stride):
+        for left, right in spans(width, crop, stride):
+            box = np.array([height, width, top, left, bottom - top, right - left], np.int32)
+            window = np.ascontiguousarray(whole[top:bottom, left:right])
+            ready = view(config, window, window) if tile is None else resized(config, window)
+            yield ready, Place(box, points, fades=tile is not None)
 
 
 def spans(side: int, crop: int, stride: int) -> list[tuple[int, int]]:
@@ -71,50 +94,74 @@ def spans(side: int, crop: int, stride: int) -> list[tuple[int, int]]:
     return [(max(end - crop, 0), end) for end in ends]
 
 
-def points(config: Config) -> int:
-    """Gives R."""
+def _points(config: Config) -> int:
+    """R of the model's own windows."""
     assert config.crop is not None
     return -(-config.grid * config.short_side // config.crop)
 
 
-def add(
-    so_far: Sum | None, scores: Float[Array, "C r r"], place: Int[np.ndarray, "6"], side: int
-) -> Sum:
-    """Adds a window's scores to a picture's, at R = `side`; on the device of its first window."""
+def add(so_far: Sum | None, scores: Float[Array, "C r r"], place: Place) -> Sum:
+    """Adds a window's scores to a picture's, on the device of its first window.
+
+    Where the points would take more than half of the memory that is free, there are fewer of them.
+    """
     if so_far is None:
-        shape = len(scores), side, side
-        so_far = Sum(*(jnp.zeros(s, jnp.float32, device=scores.device) for s in (shape, shape[1:])))
+        points = _fitting(place.points, len(scores))
+        shapes = (len(scores), *points), points
+        so_far = Sum(*(jnp.zeros(s, jnp.float32, device=scores.device) for s in shapes))
     # Even where they are there already: so that all come alike, to one program.
     so_far, scores = jax.device_put((so_far, scores), so_far.scores.device)
-    return _add(so_far, scores, place)
+    return _add(so_far, scores, place.box, fades=place.fades)
 
 
-def mean(found: Sum) -> Float[Array, "C R R"]:
-    """Divides by the number of windows."""
-    return found.scores / found.windows
+def mean(found: Sum) -> Float[Array, "C R S"]:
+    """Divides by what the windows weigh."""
+    return found.scores / found.weights
 
 
-@jax.jit
-def _add(so_far: Sum, scores: Float[Array, "C r r"], place: Int[Array, "6"]) -> Sum:
-    R, r = len(so_far.windows), scores.shape[-1]
-    H, W, top, left, height, width = place
-    weigh = partial(_weights, R=R, r=r)
-    (rows, down), (columns, across) = weigh(H, top, height), weigh(W, left, width)
+# Of [C, R, S] at once: the sum, what is added to it, and the mean.
+_SUMS = 3
+
+
+def _fitting(points: tuple[int, int], num_classes: int) -> tuple[int, int]:
+    free, needed = memory.available(), _SUMS * 4 * num_classes * math.prod(points)
+    if free is None or 2 * needed <= free:
+        return points
+    scale = math.sqrt(free / (2 * needed))
+    rows, columns = (max(1, math.floor(side * scale)) for side in points)
+    return rows, columns
+
+
+@partial(jax.jit, static_argnames="fades")
+def _add(so_far: Sum, scores: Float[Array, "C r r"], box: Int[Array, "6"], fades: bool) -> Sum:
+    (R, S), r = so_far.weights.shape, scores.shape[-1]
+    H, W, top, left, height, width = box
+    rows, down = _weights(H, top, height, R=R, r=r, fades=fades)
+    columns, across = _weights(W, left, width, R=S, r=r, fades=fades)
     product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     placed = product("ip,cpq,jq->cij", rows, scores.astype(jnp.float32), columns)
-    return Sum(so_far.scores + placed, so_far.windows + down[:, None] * across)
+    return Sum(so_far.scores + placed, so_far.weights + down[:, None] * across)
 
 
 def _weights(
-    side: Int[Array, ""], first: Int[Array, ""], length: Int[Array, ""], *, R: int, r: int
+    side: Int[Array, ""],
+    first: Int[Array, ""],
+    length: Int[Array, ""],
+    *,
+    R: int,
+    r: int,
+    fades: bool,
 ) -> tuple[Float[Array, "R r"], Float[Array, "R"]]:
-    """What each point of one axis takes from the window's patches, and whether it lies in it.
+    """What each point of one axis takes from the window's patches, and the window's weight there.
 
     max(0, 1 - |s - p|),    s = (y - first) r / length - 1/2,    clamped to 0 .. r - 1
     """
     twice = (2 * jnp.arange(R, dtype=jnp.int32) + 1) * side - 2 * R * first  # 2 R (y - first)
-    inside = ((twice >= 0) & (twice < 2 * R * length)).astype(jnp.float32)
-    s = twice.astype(jnp.float32) * r / (2 * R * length).astype(jnp.float32) - 0.5
+    whole = 2 * R * length
+    weight = ((twice >= 0) & (twice < whole)).astype(jnp.float32)
+    s = twice.astype(jnp.float32) * r / whole.astype(jnp.float32) - 0.5
     s = jnp.clip(s, 0, r - 1)[:, None]
     weights = jnp.maximum(0, 1 - jnp.abs(s - jnp.arange(r, dtype=jnp.float32)))
-    return weights * inside[:, None], inside
+    if fades:
+        weight *= jnp.minimum(twice, whole - twice).astype(jnp.float32) / whole.astype(jnp.float32)
+    return weights * weight[:, None], weight

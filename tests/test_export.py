@@ -218,9 +218,9 @@ def test_mistakes_are_one_message_before_anything_is_loaded(tmp_path, monkeypatc
         with pytest.raises(SystemExit):
             command(out, f"--size={size}")
         assert "no size; wanted HEIGHTxWIDTH in pixels" in capsys.readouterr().err
-    monkeypatch.setattr(export.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "flatbuffers", None)
     assert command(out) == 1
-    assert 'not installed: pip install "dsolo_jax[export]"' in capsys.readouterr().err
+    assert 'pip install "dsolo-jax[export]"' in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
 

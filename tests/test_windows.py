@@ -206,7 +206,8 @@ def test_one_window_of_all_of_a_square_picture_is_the_picture(whole, demo):
     pixels = images.resize(images.read_image(sorted((demo / "images").iterdir())[0]), (112, 112))
     expected = dsolo.segment(whole, pixels, CLASSES, "logits", return_scores=True).scores
     model = with_windows(whole, 112, 112)
-    assert windows.points(model.config) == GRID
+    [(_, place)] = windows.cut(model.config, pipeline.prepare(model.config, pixels))
+    assert place.points == (GRID, GRID)
     found = dsolo.segment(model, pixels, CLASSES, "logits", return_scores=True).scores
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

@@ -3,17 +3,19 @@
 import traceback
 
 from dsolo_jax.utils import memory
+from dsolo_jax.utils.extras import MissingExtraError
 
 # Whose ValueErrors are written for users; __main__ is a command.
 _OURS = ("dsolo_jax", "experiments", "__main__")
 
 
 def is_message(error: BaseException) -> bool:
-    """Whether an error says what a user can mend: it is the system's, or a ValueError raised here.
+    """Whether an error says what a user can mend: it is the system's, a missing extra, or a
+    ValueError raised here.
 
     Any other, such as a ValueError out of a library, is a fault of ours and needs its traceback.
     """
-    if isinstance(error, OSError):
+    if isinstance(error, OSError | MissingExtraError):
         return True
     if not isinstance(error, ValueError) or error.__traceback__ is None:
         return False
