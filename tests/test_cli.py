@@ -39,7 +39,7 @@ def folder(tmp_path, originals):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def shares(output):
@@ -63,7 +63,7 @@ def test_one_picture_gives_an_overlay_and_its_shares(folder, tmp_path, capsys):
 def test_a_folder_gives_overlays_masks_and_a_table_of_shares(folder, tmp_path, originals, capsys):
     out = tmp_path / "out"
     assert segment(folder, f"--output={out}") == 0
-    assert names(out) == ["a.png", "b.png", "c.png", "masks", "shares.csv"]
+    assert names(out) == ["a.png", "b.png", "c.png", "masks", "run.json", "shares.csv"]
     assert "3 pictures segmented, 0 were there already" in capsys.readouterr().out
     model = dsolo.load("miniature", graph=False)
     for row, (name, image) in zip(shares(out), originals.items(), strict=True):
@@ -125,7 +125,7 @@ def test_a_single_broken_picture_is_an_error_and_leaves_nothing(folder, tmp_path
 def test_full_memory_is_a_message_and_a_fault_of_ours_a_traceback(
     folder, tmp_path, monkeypatch, capsys
 ):
-    def full(*_):
+    def full(*_, **__):
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 5 GiB\nand much more")
 
     arguments = folder, f"--output={tmp_path / 'out'}"
@@ -135,7 +135,7 @@ def test_full_memory_is_a_message_and_a_fault_of_ours_a_traceback(
     assert "memory is full: RESOURCE_EXHAUSTED: 5 GiB; a smaller preset, picture" in error
     assert error.count("takes less") == 1
     assert "Traceback" not in error
-    monkeypatch.setattr(dsolo, "segment", lambda *_: int("a library's ValueError"))
+    monkeypatch.setattr(dsolo, "segment", lambda *_, **__: int("a library's ValueError"))
     with pytest.raises(ValueError, match="a library's"):
         segment(*arguments)
 
@@ -261,8 +261,10 @@ def test_help_has_every_option(capsys, monkeypatch):
         runpy.run_module("dsolo_jax", run_name="__main__")
     assert raised.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
-    options = "classes output background preset clip attention method readings overwrite verbose"
+    options = "classes output background preset clip attention method readings overwrite verbose "
+    options += "list recursive save tile every smooth"
     assert all(f"--{option}" in text for option in options.split())
+    assert "exit codes: 0 all is done; 1 " in text and "130 stopped by Ctrl-C" in text
     assert all(name in text for name in (*dsolo.METHODS, *dsolo.PRESETS))
     with pytest.raises(SystemExit):
         cli.main(["--help"])

@@ -25,8 +25,12 @@ def show() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def progress(items: Iterable[T], total: int, what: str, *, unit: str = "images") -> Iterator[T]:
+def progress(
+    items: Iterable[T], total: int | None, what: str, *, unit: str = "images"
+) -> Iterator[T]:
     """Yields `items`, reporting on stderr how many of `total` are done, the rate and the time left.
+
+    A total that is None is not known, and neither is the time left.
 
     On a terminal this is tqdm's bar; elsewhere one line every ten seconds and one at the end, so
     that a log stays readable. Silent unless the logger "dsolo_jax" takes what is of level INFO, see
@@ -45,10 +49,10 @@ def progress(items: Iterable[T], total: int, what: str, *, unit: str = "images")
         now = time.monotonic()
         if now - last >= _SECONDS_BETWEEN_LINES or done == total:
             rate = done / max(now - start, 1e-9)
-            left = (total - done) / rate
+            of, left = "", ""
+            if total is not None:
+                of, left = f"/{total}", f", {max(total - done, 0) / rate:.0f} s left"
             print(
-                f"{what}: {done}/{total} {unit}, {rate:.3g} {unit}/s, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
+                f"{what}: {done}{of} {unit}, {rate:.3g} {unit}/s{left}", file=sys.stderr, flush=True
             )
             last = now

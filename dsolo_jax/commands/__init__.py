@@ -1,0 +1,1 @@
+"""What the commands of `dsolo` do; the options that several of them share."""
