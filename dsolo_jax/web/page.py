@@ -1,0 +1,296 @@
+"""The page itself, in Gradio: what stands where, and which function answers what."""
+
+import base64
+import contextlib
+import os
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from dsolo_jax import images
+from dsolo_jax.datasets import miniature
+from dsolo_jax.solver.discrepancy import METHODS
+from dsolo_jax.web.answer import OWN, Question, Service, explain, pack
+from dsolo_jax.web.guard import Guard
+from dsolo_jax.web.view import view_of
+
+_HERE = Path(__file__).parent
+
+_INTRO = """# dsolo
+Give a picture, name what may be in it: every pixel gets one of the names."""
+_MINIATURE = (
+    "The preset *miniature* knows small drawn scenes alone, as in the examples, and these words: "
+)
+
+# Scenes of the drawn world, and what is asked of each.
+_EXAMPLES = {
+    80: ("wood", "sky", "ball", "house"),
+    103: ("water", "lava", "grass", "house", "arrow"),
+    85: ("grass", "sky", "sand", "arrow"),
+    81: ("sand", "sky", "brick", "ring", "cross"),
+    146: ("road", "grass", "lava", "heart"),
+    98: ("grass", "road", "water", "ring"),
+}
+
+# Their buttons tell the server their number.
+_ON_EXAMPLE = """element.querySelectorAll("button").forEach((button, index) =>
+  button.addEventListener("click", () => trigger("select", { index })));"""
+
+_KEPT_FOR = 3600  # seconds that uploaded files and ZIPs lie on the disk
+_WAITING = 16  # questions
+_SESSIONS = 1000
+_WARM = (4, 5, 3, 6, 2, 7, 8, 1)  # classes
+
+
+def serve(service: Service, host: str, port: int) -> None:
+    """Serves the page until the process is interrupted or told to end.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    stopped = threading.Event()
+    with temporary_folder() as folder:
+        page = build(service, folder)
+        page.launch(**launching(service), server_name=host, server_port=port)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stopped.set())
+        print(f"the page is at {page.local_url} (Ctrl+C ends it)", flush=True)
+        if service.presets[0] == "miniature":
+            threading.Thread(target=_warm_up, args=(service, folder), daemon=True).start()
+        stopped.wait()
+        page.close()
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Gives a private folder for all that Gradio keeps, which is removed at the end."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    with tempfile.TemporaryDirectory(prefix="dsolo_web_", dir=before) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            yield Path(folder)
+        finally:
+            if before is None:
+                del os.environ["GRADIO_TEMP_DIR"]
+            else:
+                os.environ["GRADIO_TEMP_DIR"] = before
+
+
+def launching(service: Service) -> dict[str, Any]:
+    """Gives the arguments of Gradio's `launch`: nothing is shared, reported or served besides."""
+    guard = Middleware(Guard, upload=service.limits.upload)
+    return {
+        "allowed_paths": [],
+        "app_kwargs": {"middleware": [guard], "docs_url": None, "redoc_url": None},
+        "css": (_HERE / "page.css").read_text("utf-8"),
+        "enable_monitoring": False,
+        "footer_links": [],
+        "max_file_size": service.limits.upload,
+        "prevent_thread_lock": True,
+        "pwa": False,
+        "quiet": True,
+        "run_history": False,
+        "share": False,
+        "ssr_mode": False,
+        "state_session_capacity": _SESSIONS,
+        "theme": _theme(),
+    }
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's soft theme with the system's fonts, and text that stands out from its ground."""
+    dark = ("*primary_700", "*primary_800", "*primary_200", "*primary_900", "*neutral_300")
+    light = ("*primary_700", "*primary_800", "*primary_900", "*primary_100", "*neutral_600")
+    colours: dict[str, str] = {}
+    for suffix, (fill, hover, label, label_fill, subdued) in {"": light, "_dark": dark}.items():
+        colours |= {
+            f"button_primary_background_fill{suffix}": fill,
+            f"button_primary_background_fill_hover{suffix}": hover,
+            f"block_label_text_color{suffix}": label,
+            f"block_label_background_fill{suffix}": label_fill,
+            f"block_title_text_color{suffix}": label,
+            f"block_title_background_fill{suffix}": label_fill,
+            f"block_info_text_color{suffix}": subdued,
+            f"body_text_color_subdued{suffix}": subdued,
+        }
+    soft = gr.themes.Soft(primary_hue="teal", font=["system-ui", "sans-serif"])
+    return soft.set(
+        **colours,
+        body_background_fill="*neutral_100",
+        checkbox_border_color="*neutral_500",
+        input_border_width="1px",
+        input_border_color="*neutral_400",
+        input_border_color_dark="*neutral_500",
+    )
+
+
+def build(service: Service, folder: Path) -> gr.Blocks:
+    """Makes the page.
+
+    Args:
+        folder: where example pictures and ZIPs are put.
+    """
+    scenes = _draw_examples(folder)
+    queue: Any = {"concurrency_limit": 1, "concurrency_id": "model"}
+    cleaning = (min(_KEPT_FOR, 600), _KEPT_FOR)
+    with gr.Blocks(title="dsolo", analytics_enabled=False, delete_cache=cleaning) as page:
+        asked = gr.State(None)
+        gr.Markdown(_INTRO)
+        with gr.Row(elem_classes="columns"):
+            with gr.Column(scale=2, min_width=300):
+                picture = gr.Image(
+                    label="Picture",
+                    type="filepath",
+                    sources=["upload", "clipboard"],
+                    buttons=[],
+                    height=260,
+                    elem_id="picture",
+                )
+                _take_uploads_alone(picture, folder)
+                classes = gr.Dropdown(
+                    list(miniature.CLASSES) if "miniature" in service.presets else [],
+                    label="Classes",
+                    info="Type a name and press Enter; synonyms after commas: sofa, couch",
+                    multiselect=True,
+                    allow_custom_value=True,
+                    elem_id="classes",
+                )
+                everything = gr.Checkbox(
+                    label="add a class for everything else", elem_id="background"
+                )
+                start = gr.Button("Segment", variant="primary", elem_id="segment")
+                examples = gr.HTML(
+                    None,
+                    html_template=_example_buttons(scenes),
+                    js_on_load=_ON_EXAMPLE,
+                    apply_default_css=False,
+                    elem_id="examples",
+                )
+                with gr.Accordion("Model and method", open=False):
+                    settings = _settings(service)
+            with gr.Column(scale=3, min_width=300):
+                viewer = gr.HTML(
+                    None,
+                    html_template=(_HERE / "viewer.html").read_text("utf-8"),
+                    css_template=(_HERE / "viewer.css").read_text("utf-8"),
+                    js_on_load=(_HERE / "viewer.js").read_text("utf-8"),
+                    apply_default_css=False,
+                    elem_id="viewer",
+                )
+                download = gr.Button("Download masks (ZIP)", elem_id="download", interactive=False)
+                packed = gr.DownloadButton("ZIP", visible="hidden", elem_id="packed")
+
+        def ask(path, names, everything, *settings):
+            """Answers a question: what the viewer shows, what was asked, and whether it can be
+            downloaded. An error is told in the viewer, which keeps the last answer."""
+            try:
+                if not path:
+                    raise ValueError("no picture is given; drop, paste or choose one first")
+                classes = tuple(map(str, names or ()))
+                question = Question(path, classes, *settings, bool(everything))
+                answer = service.ask(question)
+            except Exception as error:
+                return {"error": explain(error)}, gr.skip(), gr.skip()
+            return view_of(answer), question, gr.update(interactive=True)
+
+        def zipped(question):
+            """Answers a question again and packs it."""
+            try:
+                if question is None:
+                    raise ValueError("nothing is segmented yet")
+                return str(pack(service.ask(question).result, folder))
+            except Exception as error:
+                raise gr.Error(explain(error), print_exception=False) from error
+
+        def chosen(event: gr.EventData):
+            """Gives an example and its classes."""
+            path = list(scenes)[int(event.index)]
+            return str(path), list(scenes[path]), False
+
+        given = [picture, classes, everything, *settings]
+        shown = [viewer, asked, download]
+        start.click(ask, given, shown, api_name="segment", show_progress_on=viewer, **queue)
+        examples.select(
+            chosen, None, [picture, classes, everything], api_visibility="private", queue=False
+        ).then(ask, given, shown, api_visibility="private", show_progress_on=viewer, **queue)
+        download.click(zipped, asked, packed, api_name="download", **queue).success(
+            None, js="() => document.querySelector('#packed').click()"
+        )
+    page.queue(max_size=_WAITING, default_concurrency_limit=1)
+    return page
+
+
+def _take_uploads_alone(picture: gr.Image, folder: Path) -> None:
+    """Has the path of an uploaded file taken as it is, whose content `answer` looks at, and nothing
+    else: no other path that a client names, and no address.
+
+    Set on the object, as Gradio writes a file of types beside every class made of its components.
+    """
+    move = picture.async_move_resource_to_block_cache
+
+    async def no_address(resource):
+        if str(resource).lower().startswith(("http:", "https:")):
+            raise gr.Error("pictures are uploaded; none is fetched from an address")
+        return await move(resource)
+
+    def path(payload):
+        if payload is None or payload.path is None:
+            return None
+        # Gradio looks at this too, but only of what says that it is a file.
+        place = Path(payload.path).resolve()
+        if not place.is_relative_to(folder.resolve()):
+            raise gr.Error("the picture was not uploaded here; give it again")
+        return str(place)
+
+    picture.async_move_resource_to_block_cache = no_address  # type: ignore[method-assign]
+    picture.preprocess = path  # type: ignore[method-assign]
+
+
+def _settings(service: Service) -> list[gr.components.Component]:
+    """Draws the choice of preset, source, method and readings, in `Question`'s order."""
+    preset = gr.Dropdown(list(service.presets), value=service.presets[0], label="Preset")
+    source = gr.Dropdown([OWN, *service.sources], value=OWN, label="Source of the patch graph")
+    method = gr.Dropdown([OWN, *METHODS], value=OWN, label="Method")
+    readings = gr.Dropdown(
+        [OWN, "robust", "paper"],
+        value=OWN,
+        label="Readings",
+        info="or a bundle with changes, such as robust,tau=0.3",
+        allow_custom_value=True,
+    )
+    if "miniature" in service.presets:
+        gr.Markdown(_MINIATURE + ", ".join(miniature.CLASSES) + ".")
+    return [preset, source, method, readings]
+
+
+def _draw_examples(folder: Path) -> dict[Path, tuple[str, ...]]:
+    """Draws the example scenes: a PNG of each, and its classes."""
+    scenes = {}
+    for index, names in _EXAMPLES.items():
+        path = folder / "examples" / f"scene_{index}.png"
+        images.write_png(path, miniature.draw(0, index, split="validation").image)
+        scenes[path] = names
+    return scenes
+
+
+def _example_buttons(scenes: dict[Path, tuple[str, ...]]) -> str:
+    """Draws a button for each scene, in HTML; it is named by its classes."""
+    buttons = []
+    for path, names in scenes.items():
+        label, coded = ", ".join(names), base64.b64encode(path.read_bytes()).decode("ascii")
+        buttons.append(
+            f'<button type="button" title="{label}" aria-label="Drawn scene: {label}">'
+            f'<img alt="" src="data:image/png;base64,{coded}"></button>'
+        )
+    return f'<p>Drawn scenes to try</p><div class="scenes">{"".join(buttons)}</div>'
+
+
+def _warm_up(service: Service, folder: Path) -> None:
+    """Has the programs made for the numbers of classes that are asked for most."""
+    service.warm_up(str(next(folder.glob("examples/*.png"))), _WARM, miniature.CLASSES)
