@@ -22,7 +22,7 @@ from dsolo_jax.pictures import AnyPicture, Batch, Picture, batch, bucket, prepar
 from dsolo_jax.pixels import to_pixels
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.results import Result
-from dsolo_jax.solver.discrepancy import needs_graph
+from dsolo_jax.solver.discrepancy import fills, needs_graph
 from dsolo_jax.stages import (
     ClassMaps,
     class_maps,
@@ -195,11 +195,20 @@ def grid_scores(
             "dsolo.encode(model, image)"
         )
     with_graph, start = need_graph(model, [setting]), setting.readings.start
-    text, so_far = embed(model, words), None
+    number, so_far = len(words.classes), None
+    room = _room(number) if fills(setting.method) else number
+    text, query_class = np.asarray(embed(model, words)), np.array(words.query_class, np.int32)
+    if room > number:  # each class that fills up has a query: the last one again
+        missing = _room(len(text) + room - number) - len(text)
+        text = np.pad(text, ((0, missing), (0, 0)), mode="edge")
+        added = np.minimum(number + np.arange(missing, dtype=np.int32), room - 1)
+        query_class = np.concatenate([query_class, added])
     ask = devices.program(cosines, mesh=None, config=model.config, start=start)
     how: dict[str, Any] = {"method": setting.method, "readings": setting.readings}
-    solve = devices.program(scores, mesh=None, num_classes=len(words.classes), **how)
-    of_class = {"query_class": np.array(words.query_class, np.int32)}
+    solve = devices.program(scores, mesh=None, num_classes=room, **how)
+    of_class: dict[str, Any] = {"query_class": query_class}
+    if fills(setting.method):
+        of_class["counted"] = np.arange(room) < number
     with memory.explained():
         for one in encoded.views:
             if start != encoded.start:
@@ -209,10 +218,10 @@ def grid_scores(
             attention_ = one.graph if with_graph and needs_graph(setting.method) else None
             [found] = solve(of_class, {"maps": maps, "graph": attention_})
             if one.view.place is None:
-                return found
+                return found[:number]
             so_far = windows.add(so_far, found, one.view.place)
     assert so_far is not None
-    return windows.mean(so_far)
+    return windows.mean(so_far)[:number]
 
 
 def result(
@@ -227,9 +236,17 @@ def result(
     Raises:
         ValueError: scores that are not finite.
     """
+    if not return_scores:  # copies of the last class never win, and few programs serve all numbers
+        missing = _room(len(scores)) - len(scores)
+        scores = np.pad(np.asarray(scores), ((0, missing), (0, 0), (0, 0)), mode="edge")
     with memory.explained():
         fetch = to_pixels(encoded.pixels, jnp.asarray(scores), readings, None, return_scores)
         return Result(*fetch(), words.classes, encoded.pixels)
+
+
+def _room(number: int) -> int:
+    """The next of the numbers 8, 16, 32, 64, 96, …, one of which serves for many questions."""
+    return max(8, min(1 << (number - 1).bit_length(), -(-number // 32) * 32))
 
 
 def _encode(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from dsolo_jax import attention, clip, vocabulary
 from dsolo_jax.checkpoints import Params
@@ -158,11 +158,16 @@ def scores(
     num_classes: int,
     method: str,
     readings: Readings,
+    counted: Bool[Array, "C"] | None = None,
 ) -> Float[Array, "B C r r"]:
-    """Scores the classes on the grid; each class's map is the largest of its queries'."""
+    """Scores the classes on the grid; each class's map is the largest of its queries'.
+
+    counted: see `discrepancy`.
+    """
 
     def solve(cosines, presence, graph):
-        return discrepancy(cosines, graph, presence, method=method, readings=readings)
+        how: dict[str, Any] = {"method": method, "readings": readings, "counted": counted}
+        return discrepancy(cosines, graph, presence, **how)
 
     return each_picture(solve, maps, graph, query_class, num_classes=num_classes)
 

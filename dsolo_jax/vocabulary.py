@@ -14,10 +14,8 @@ from dsolo_jax.templates import IMAGENET_TEMPLATES
 from dsolo_jax.utils import cache, fingerprint
 from dsolo_jax.utils.progress import progress
 
-_PROMPTS_PER_BATCH = 256
-
 # Goes into every key: a change of what is kept, or of how it is made, is another number.
-_CACHED = "text 2"
+_CACHED = "text 3"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +89,8 @@ def embed(
 ) -> Float[np.ndarray, "Q D"]:
     """Embeds words: each prompt's embedding normalised, their mean over the templates, normalised.
 
-    The result is kept on disk under a key of the text tower's weights and config and the token ids.
+    Each word's is kept on disk, under a key of the text tower's weights and config and the token
+    ids, so that only words that are new cost anything.
 
     Args:
         params, config: of `clip.load`.
@@ -107,42 +106,38 @@ def embed(
 
     Source: the ensembling of OpenAI's CLIP for ImageNet, as every method of this field uses it.
     """
-    texts = tuple(template.format(query) for query in queries for template in templates)
-    ids = _token_ids(tokenizer, config.text, texts)
-    key = fingerprint.of_strings(
-        _CACHED, weights, repr(config.text), f"{len(templates)} {ids.shape}", ids.tobytes().hex()
-    )
-    found = cache.load(f"text/{key}.npy", (len(queries), config.projection_dim))
-    if found is not None:
-        return found
+    found, new = {}, {}
+    for query in dict.fromkeys(queries):
+        texts = tuple(template.format(query) for template in templates)
+        ids = _token_ids(tokenizer, config.text, texts)
+        of_word = weights, repr(config.text), f"{len(templates)} {ids.shape}", ids.tobytes().hex()
+        name = f"text/{fingerprint.of_strings(_CACHED, *of_word)}.npy"
+        found[query] = cache.load(name, (config.projection_dim,))
+        if found[query] is None:
+            new[query] = texts, ids, name
 
-    lengths = (ids == ids[:, -1:]).argmax(axis=1) + 1  # rows end in end tokens
-    shortest_first = np.argsort(lengths, kind="stable")
-    starts = range(0, len(texts), _PROMPTS_PER_BATCH)
-    vectors = np.empty((len(texts), config.projection_dim), np.float32)
-    for start in progress(starts, len(starts), "text", unit="batches"):
-        batch = shortest_first[start : start + _PROMPTS_PER_BATCH]
-        # Cut to the longest prompt: the text tower is causal. Lengths go up in eights, and a short
-        # batch is filled up with its last prompt, so that few shapes are compiled.
-        length = min(-(-lengths[batch].max() // 8) * 8, ids.shape[1])
-        rows = min(_PROMPTS_PER_BATCH, -(-len(batch) // 16) * 16)
-        padded = np.pad(ids[batch, :length], ((0, rows - len(batch)), (0, 0)), mode="edge")
-        vectors[batch] = clip.encode_text(params, config, padded)[: len(batch)]
-
-    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    for text, norm in zip(texts, norms[:, 0], strict=True):
-        if not 0 < norm < np.inf:
-            raise ValueError(
-                f"the text tower gives {text!r} a vector of length {norm}: its weights are "
-                "damaged or know none of these words; use other words or another CLIP"
-            )
-    mean = (vectors / norms).reshape(len(queries), len(templates), -1).mean(axis=1)
-    result = mean / np.linalg.norm(mean, axis=-1, keepdims=True)
-    cache.save(f"text/{key}.npy", result)
-    return result
+    # A word's prompts are by themselves: its embedding is its own to the bit, whatever is asked
+    # beside it.
+    for query, (texts, ids, name) in progress(new.items(), len(new), "text", unit="words"):
+        # Cut to the longest prompt: the text tower is causal. Lengths go up in eights, so that few
+        # shapes are compiled.
+        longest = ((ids == ids[:, -1:]).argmax(axis=1) + 1).max()  # rows end in end tokens
+        cut = ids[:, : min(-(-longest // 8) * 8, ids.shape[1])]
+        vectors = np.asarray(clip.encode_text(params, config, cut), np.float32)
+        norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+        for text, norm in zip(texts, norms[:, 0], strict=True):
+            if not 0 < norm < np.inf:
+                raise ValueError(
+                    f"the text tower gives {text!r} a vector of length {norm}: its weights are "
+                    "damaged or know none of these words; use other words or another CLIP"
+                )
+        mean = (vectors / norms).mean(axis=0)
+        found[query] = mean / np.linalg.norm(mean)
+        cache.save(name, found[query])
+    return np.stack([found[query] for query in queries])
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=1024)
 def _token_ids(
     tokenizer: str, config: clip.TextConfig, texts: tuple[str, ...]
 ) -> Int[np.ndarray, "P L"]:

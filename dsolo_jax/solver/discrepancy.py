@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.solver.fixed_point import check, held
@@ -34,6 +34,7 @@ def discrepancy(
     *,
     method: str = "velocity",
     readings: str | Readings = "robust",
+    counted: Bool[Array, "C"] | None = None,
 ) -> Float[Array, "C N"]:
     """Scores each class in each patch of one picture: where a score is largest, the class is.
 
@@ -54,10 +55,12 @@ def discrepancy(
         presence: cosine of each class with the whole picture; None leaves the term out.
         method: one of `METHODS`.
         readings: the paper's open choices: "robust", "paper", "robust,tau=0.3" or a `Readings`.
+        counted: classes that are there. The others fill up f, so that one program serves different
+            numbers of classes; they change no score of those that count. None counts all.
 
     Raises:
         ValueError: unknown method or readings; a method that needs attention without it; arrays of
-            other shapes.
+            other shapes; `counted` for a method that cannot leave classes out, see `fills`.
 
     Source: the DSLO paper as far as it is known; the presence term is ours.
     """
@@ -68,9 +71,11 @@ def discrepancy(
             f"method {method!r} needs the attention between patches, found None; give it, or "
             f"choose one of {', '.join(name for name in METHODS if not needs_graph(name))}"
         )
+    if counted is not None and not solve.fills:
+        raise ValueError(f"method {method!r} counts all classes; give it no `counted`")
     check(f, attention, maps=False)
     f = f.astype(jnp.float32)
-    scores = solve.scores(f, attention, readings)
+    scores = solve.scores(f, attention, readings, *(() if counted is None else (counted[:, None],)))
     if presence is None:
         return scores
     return scores + solve.presence(readings) * presence.astype(jnp.float32)[:, None]
@@ -81,58 +86,66 @@ def needs_graph(method: str) -> bool:
     return METHODS[choose("method", method, METHODS)].needs_graph
 
 
-def _logits(f: Array, attention: Array, r: Readings) -> Array:
+def fills(method: str) -> bool:
+    """Whether a method of `METHODS` can leave classes out that only fill up an array."""
+    return METHODS[choose("method", method, METHODS)].fills
+
+
+# Of each: cosines, attention, readings, and which classes count, [C, 1].
+
+
+def _logits(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """Row I of the paper's ladder: the cosines and nothing else."""
     return f
 
 
-def _kl(f: Array, attention: Array, r: Readings) -> Array:
+def _kl(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """Rows II to IV: the divergence times the temperature, which for upright maps is the cosine
     less its class's level, f - T log mean exp(f / T)."""
-    return _signed(_temperature(f, r) * kl_discrepancy(_class_maps(f, r)), r)
+    return _signed(_temperature(f, r, counted) * kl_discrepancy(_class_maps(f, r, counted)), r)
 
 
-def _path(f: Array, attention: Array, r: Readings) -> Array:
+def _path(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """Row V: entropic transport to uniform."""
     found = optimal_path(
-        _class_maps(f, r),
+        _class_maps(f, r, counted),
         transport_cost(attention, r.path_cost),
         epsilon=r.epsilon,
         num_iters=r.sinkhorn_iters,
         log_domain=needs_log_domain(r.path_cost, r.epsilon, f.shape[-1]),
         kernel_dtype=held(attention).dtype,
     )
-    return _in_unit(_signed(found.scores, r), f)
+    return _in_unit(_signed(found.scores, r), f, counted)
 
 
-def _velocity(f: Array, attention: Array, r: Readings) -> Array:
+def _velocity(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """Row VI: log(1 + l), l the step at which the class arrives."""
     found = max_velocity(
-        _class_maps(f, r),
+        _class_maps(f, r, counted),
         fitted(attention, r.ipf_iters),
         tau=r.tau,
         max_steps=r.max_steps,
         criterion=r.velocity_criterion,
     )
-    return _in_unit(_signed(-jnp.log1p(found.expected), r), f)
+    return _in_unit(_signed(-jnp.log1p(found.expected), r), f, counted)
 
 
-def _fusion(f: Array, attention: Array, r: Readings) -> Array:
+def _fusion(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """Row VII: the mean of both modes, which have one unit."""
-    return (_path(f, attention, r) + _velocity(f, attention, r)) / 2
+    return (_path(f, attention, r, counted) + _velocity(f, attention, r, counted)) / 2
 
 
-def _propagate(f: Array, attention: Array, r: Readings) -> Array:
+def _propagate(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """The control (ours): the KL map after one plain step of attention."""
-    return _in_unit(propagate(_kl(f, attention, r), attention), f)
+    return _in_unit(propagate(_kl(f, attention, r, counted), attention), f, counted)
 
 
-def _logits_propagate(f: Array, attention: Array, r: Readings) -> Array:
+def _logits_propagate(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """CLIPer's refinement: the cosines after one plain step of attention."""
     return propagate(f, attention)
 
 
-def _label_propagation(f: Array, attention: Array, r: Readings) -> Array:
+def _label_propagation(f: Array, attention: Array, r: Readings, counted: Any = True) -> Array:
     """LPOSS's refinement, times 1 - alpha (Zhou et al.), which keeps the unit of the cosine."""
     return (1 - r.alpha) * label_propagation(f, attention, alpha=r.alpha)
 
@@ -175,35 +188,38 @@ def _signed(scores: Array, r: Readings) -> Array:
     return -scores if r.winner == "largest" else scores
 
 
-def _class_maps(f: Array, r: Readings) -> Array:
+def _class_maps(f: Array, r: Readings, counted: Any = True) -> Array:
     weakened = suppress(f, rule=r.suppress, below=r.suppress_below)
-    return normalise(weakened, rule=r.normalise, temperature=_temperature(f, r))
+    return normalise(weakened, rule=r.normalise, temperature=_temperature(f, r, counted))
 
 
-def _temperature(f: Array, r: Readings) -> Array:
+def _temperature(f: Array, r: Readings, counted: Any = True) -> Array:
     """In cosines. Checkpoints' cosines differ tenfold in how far they spread, so the reading is in
     standard deviations of the picture's own."""
-    return r.temperature * jnp.maximum(jnp.std(f), _TINY)
+    return r.temperature * jnp.maximum(jnp.std(f, where=counted), _TINY)
 
 
-def _in_unit(scores: Array, f: Array) -> Array:
+def _in_unit(scores: Array, f: Array, counted: Any = True) -> Array:
     """Scores centred over the classes of each patch, at `_SCALE` of the deviation of the cosines
     that are left when each class's mean and each patch's mean are taken away.
 
     What all classes share in a patch decides nothing, so it must not set the unit.
     """
-    scores = scores - jnp.mean(scores, axis=0)
+    scores = scores - jnp.mean(scores, axis=0, where=counted)
     f = f - jnp.mean(f, axis=1, keepdims=True)
-    f = f - jnp.mean(f, axis=0)
-    return scores * (_SCALE * jnp.std(f) / jnp.maximum(jnp.std(scores), 1e-12))
+    f = f - jnp.mean(f, axis=0, where=counted)
+    deviations = jnp.std(f, where=counted), jnp.std(scores, where=counted)
+    return scores * (_SCALE * deviations[0] / jnp.maximum(deviations[1], 1e-12))
 
 
 class Method(NamedTuple):
-    """How a method scores, whether it looks at attention, and the weight of presence beside it."""
+    """How a method scores, whether it looks at attention, the weight of presence beside it, and
+    whether it can leave classes out."""
 
-    scores: Callable[[Array, Any, Readings], Array]
+    scores: Callable[..., Array]
     needs_graph: bool
     presence: Callable[[Readings], float] = lambda readings: readings.presence
+    fills: bool = True
 
 
 def _no_presence(readings: Readings) -> float:
@@ -221,7 +237,7 @@ METHODS = {
     "propagate": Method(_propagate, needs_graph=True),
     "logits_presence": Method(_logits, needs_graph=False),
     "class_token": Method(lambda f, *_: 0 * f, needs_graph=False, presence=lambda readings: 1.0),
-    "optimise": Method(_optimise, needs_graph=True),
+    "optimise": Method(_optimise, needs_graph=True, fills=False),
     # What the peers do with cosines and a graph.
     "logits_propagate": Method(_logits_propagate, needs_graph=True, presence=_no_presence),
     "label_propagation": Method(_label_propagation, needs_graph=True, presence=_no_presence),

@@ -14,7 +14,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import model, pipeline
 from dsolo_jax.attention import stable_diffusion
 from dsolo_jax.attention.stable_diffusion import SD2
-from dsolo_jax.pixels import batch_to_pixels
+from dsolo_jax.pixels import Labelling, batch_to_pixels
 from dsolo_jax.utils import memory
 from experiments.benchmarks import upsample, world
 from experiments.benchmarks.networks import (
@@ -178,11 +178,11 @@ class _Classes:
             tuple(map(int, self.pictures.arrays.grids[0])),
         )  # fmt: skip
 
-    def labels(self, scores: jax.Array) -> list[Callable[[], pipeline.Result]]:
+    def labels(self, scores: jax.Array) -> list[Callable[[], Labelling]]:
         """Starts them all."""
         return batch_to_pixels(self.pictures.pixels, scores, _READINGS)
 
-    def start(self) -> tuple[Any, list[Callable[[], pipeline.Result]]]:
+    def start(self) -> tuple[Any, list[Callable[[], Labelling]]]:
         """Starts all stages. The solver gets the maps of the bundled CLIP, not those of random
         weights that CLIP and the graph give here."""
         made = self.pictures.graph(), self.clip()

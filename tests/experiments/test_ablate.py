@@ -14,9 +14,10 @@ from PIL import Image
 from running import call
 
 import dsolo_jax as dsolo
-from dsolo_jax import attention, pipeline
+from dsolo_jax import attention, devices, pipeline, streams
 from dsolo_jax.datasets import miniature
 from dsolo_jax.pipeline import Setting
+from dsolo_jax.pixels import Labelling
 from dsolo_jax.readings import BUNDLES, described, resolve
 from dsolo_jax.solver.discrepancy import METHODS
 from dsolo_jax.utils.files import csv_line
@@ -57,8 +58,8 @@ def measure(load, dataset, folder, wanted=WANTED, **options):
 
 
 def counted(monkeypatch):
-    """The names of the programs that `pipeline.run` calls, from now on."""
-    called, original = [], pipeline.devices.program
+    """The names of the programs that `streams.run` calls, from now on."""
+    called, original = [], devices.program
 
     def program(function, **options):
         made = original(function, **options)
@@ -69,7 +70,7 @@ def counted(monkeypatch):
 
         return call
 
-    monkeypatch.setattr(pipeline.devices, "program", program)
+    monkeypatch.setattr(devices, "program", program)
     return called
 
 
@@ -146,7 +147,7 @@ def stub_scores(query_class, maps, graph):
 
 def stub_batch_to_pixels(pictures, *args):
     zeros = [np.zeros(pixels.shape[:2], np.int32) for pixels in pictures]
-    return [partial(pipeline.Result, labels, None) for labels in zeros]
+    return [partial(Labelling, labels, None) for labels in zeros]
 
 
 # Not jitted, which takes its time.
@@ -172,7 +173,7 @@ def test_every_table_runs_with_its_controls_and_shared_rows_once(dataset, tmp_pa
         return model
 
     for name in ("graph", "class_maps", "scores", "batch_to_pixels"):
-        monkeypatch.setattr(pipeline, name, globals()[f"stub_{name}"])
+        monkeypatch.setattr(streams, name, globals()[f"stub_{name}"])
     monkeypatch.setattr(optimisation, "predictions", stub_predictions)
     called = counted(monkeypatch)
     tables = {name: ablation.rows(name, source, ["clip", "appearance"]) for name in ablation.TABLES}

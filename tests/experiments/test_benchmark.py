@@ -15,6 +15,7 @@ from running import call
 
 import dsolo_jax as dsolo
 from dsolo_jax import attention
+from dsolo_jax.pixels import Labelling
 from experiments.benchmarks import (
     earlier,
     environment,
@@ -297,7 +298,7 @@ def test_agreement_is_the_share_of_equal_labels(monkeypatch):
         asked.append(model)
         labels = np.zeros((len(pictures), 4, 5), np.int32)
         labels[0, 0, 0] = model == "bfloat16"
-        return [dsolo.Result(one, None) for one in labels]
+        return [Labelling(one, None) for one in labels]
 
     monkeypatch.setattr(dsolo, "load", lambda preset, attention, dtype: dtype)
     monkeypatch.setattr(dsolo, "segment", segment)

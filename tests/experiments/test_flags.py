@@ -307,7 +307,8 @@ def watched(model, seen):
 
     def segment(model, pixels, words, method):
         seen.append(f"{words} {method}")
-        return dsolo.Result(np.zeros(pixels.shape[:2], np.int32), None)
+        labels = np.zeros(pixels.shape[:2], np.int32)
+        return dsolo.Result(labels, None, words.classes, pixels)
 
     stages = tuple((part, "run") for part in (solver, upsample, peers, pipeline, memory))
     stages += tuple((networks, name) for name in ("pictures", "texts", "graphs"))

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import dsolo_jax as dsolo
-from dsolo_jax import images, metrics, pipeline, readings, vocabulary
+from dsolo_jax import images, metrics, pipeline, readings, stages, vocabulary
 from dsolo_jax.datasets import miniature
 from dsolo_jax.solver import discrepancy
 from tests.oracles import former_formulas
@@ -56,7 +56,7 @@ def labels(world):
     own = {("kl", "0.1.0"): ("kl", "robust,temperature=0.25")}
     own |= {(name, "today"): (name, "robust") for name in ("velocity", "path")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "normalised", rounded_as_numpy_does)
+        patch.setattr(stages, "normalised", rounded_as_numpy_does)
         for name in ("velocity", "path"):
             make = getattr(former_formulas, name)
             for change, made in variants(name).items():
