@@ -6,7 +6,6 @@ dsolo export OUTDIR --classes=... --size=512x512
 """
 
 import argparse
-import contextlib
 import os
 import sys
 import traceback
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsolo_jax import export
+from dsolo_jax import export, web
 from dsolo_jax.commands import common, segment
 from dsolo_jax.utils.faults import message
 from dsolo_jax.utils.progress import show
@@ -34,15 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # What is too large is refused by `images`, with the way out.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
-        code = options.run(options)
-        if sys.stdout is not None:
-            sys.stdout.flush()  # so that a reader that has gone is met here, not at exit
-        return code
-    except KeyboardInterrupt as error:
-        print(f"interrupted{f': {error}' if str(error) else ''}", file=sys.stderr)
+        return options.run(options)
+    except KeyboardInterrupt:
+        print("interrupted; the same command does what is left", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        _close_stdout()
+    except BrokenPipeError:  # the reader of a picture on standard output
         return 1
     except Exception as error:
         if (said := message(error)) is None:
@@ -51,11 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {said}", file=sys.stderr)
         return 1
+    finally:
+        _flush()
 
 
-def _close_stdout() -> None:
-    """Lets Python's own flush at exit find something to write to."""
-    with contextlib.suppress(OSError, ValueError):
+def _flush() -> None:
+    """Flushes standard output, so that Python does not complain at exit of a reader that has gone:
+    what was said to it is no loss."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -95,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--platforms", help=f"that run it, this one's if left out: {','.join(export.PLATFORMS)}")
     add("--overwrite", action="store_true", help="take the place of an earlier export")
     exported.set_defaults(run=_export)
+
+    page = commands.add_parser(
+        "web",
+        help="show a page in the browser on which pictures are segmented",
+        allow_abbrev=False,
+    )
+    web.add_arguments(page)
+    page.set_defaults(run=web.run)
     return parser
 
 
@@ -116,7 +125,7 @@ def _export(options: argparse.Namespace) -> int:
     how = {"method": options.method, "platforms": platforms, "overwrite": options.overwrite}
     export.save(model, words, options.size, folder, **how)
     size = sum(path.stat().st_size for path in folder.iterdir())
-    print(
+    common.say(
         f"written to {folder} ({size / 1e6:.0f} MB): python {folder / 'run.py'} IN.png LABELS.png"
     )
     return 0

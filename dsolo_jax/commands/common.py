@@ -1,6 +1,7 @@
 """Options of more than one command: which classes, which model."""
 
 import argparse
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,9 @@ def load(options: argparse.Namespace, **others: Any) -> dsolo.Model:
     graph = needs_graph(method(options))
     given = options.preset, options.clip, options.attention
     return dsolo.load(*given, readings=options.readings, graph=graph, **others)
+
+
+def say(line: str) -> None:
+    """Prints a line to standard output; that its reader has gone is no fault."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line)

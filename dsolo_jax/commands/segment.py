@@ -208,12 +208,13 @@ def _single(
         result = _segment(common.load(options), source, words, options)
         if output == STDOUT:
             stdout.buffer.write(_encoded(kind, result, source))
+            stdout.flush()
         else:
             _write(kind, result, source, output)
         for name, share in sorted(result.shares().items(), key=lambda pair: -pair[1]):
             if share:
-                print(f"{name:30} {share:6.1%}")
-    print("written to " + ("standard output" if output == STDOUT else str(output)))
+                common.say(f"{name:30} {share:6.1%}")
+    common.say("written to " + ("standard output" if output == STDOUT else str(output)))
     return 0
 
 
@@ -277,7 +278,7 @@ def _folder(options: argparse.Namespace, words: Vocabulary, sources: Sequence[So
             records.add(folder, source.place, records.Done(state, None))
         records.write_shares(folder, classes)
     kinds = {"videos" if source.is_video else "pictures" for source in sources}
-    print(
+    common.say(
         f"{len(todo) - len(failed)} {' and '.join(sorted(kinds))} segmented, "
         f"{len(sources) - len(todo)} were there already: the results are in {folder}"
     )
