@@ -72,10 +72,7 @@ def reading(path: Path) -> Iterator[Video]:
     try:
         container = av.open(path)
     except av.FFmpegError as error:
-        raise ValueError(
-            f"{path} is no video that can be read ({error.strerror}): it is of an unknown kind, "
-            "damaged, or its end is missing"
-        ) from error
+        raise ValueError(_none(path, error)) from error
     with container:
         stream = container.streams.best("video")
         if stream is None:
@@ -119,6 +116,8 @@ def _frames(path: Path, av: Any, container: Any, stream: Any, rate: Fraction) ->
                 yield Frame(index, seconds, duration or float(1 / rate), upright)
                 index += 1
     except av.FFmpegError as error:
+        if not index:
+            raise ValueError(_none(path, error)) from error
         raise ValueError(
             f"{path} is damaged after {index} frames, {seconds:.1f} s{_of(told)}: "
             f"{error.strerror}; {_MEND}"
@@ -135,6 +134,13 @@ def _frames(path: Path, av: Any, container: Any, stream: Any, rate: Fraction) ->
 _MEND = (
     "nothing was kept of it; `ffmpeg -i IN -c copy OUT.mkv` makes a whole video of what can be read"
 )
+
+
+def _none(path: Path, error: Any) -> str:
+    return (
+        f"{path} is no video that can be read ({error.strerror}): it is of an unknown kind, "
+        "damaged, or its end is missing"
+    )
 
 
 def _of(told: float | None) -> str:
@@ -160,7 +166,8 @@ def segment(
                 a_0 = m_0        a_t = S a_(t-1) + (1 - S) m_t
 
             over the frames that are segmented. 0 takes each for itself. Ours, the usual
-            exponential average: labels flicker less, and follow what moves later.
+            exponential average: labels flicker less, and follow what moves later. Borders still
+            follow each frame's own colours, as the upsampling does.
         tile: see `dsolo.segment`.
     """
     so_far = result = None
@@ -253,6 +260,7 @@ def writing(
         stream.pix_fmt = "yuv420p"
         context = stream.codec_context
         context.time_base = _CLOCK
+        context.max_b_frames = 0  # or the last frames' durations come out in another order
         context.colorspace = context.color_primaries = context.color_trc = _BT_709
         context.color_range = 1  # of 16 to 235
         durations: dict[int, int] = {}  # of frames that the encoder holds back
