@@ -24,7 +24,7 @@ def read_image(image: str | os.PathLike | Image.Image | np.ndarray) -> UInt8[np.
     Raises:
         FileNotFoundError: no such file.
         ValueError: a file that is empty, damaged or no raster picture; an array of another type or
-            shape; a picture of more pixels than PIL's own guard, `PIL.Image.MAX_IMAGE_PIXELS`.
+            shape; a picture of more pixels than PIL opens, twice `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     if isinstance(image, Image.Image):
         return _rgb(image, f"the PIL image of mode {image.mode}")
@@ -229,8 +229,10 @@ def _rotation(image: Image.Image) -> Image.Transpose | None:
 
 
 def _guard(image: Image.Image, name: str) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and image.width * image.height > limit:
+    if Image.MAX_IMAGE_PIXELS is None:
+        return
+    limit = 2 * Image.MAX_IMAGE_PIXELS  # PIL warns above the half, and refuses above this
+    if image.width * image.height > limit:
         raise ValueError(
             f"{name} is too large: {image.width} x {image.height}, wanted at most {limit} pixels; "
             f"{_SHRINK}"
