@@ -1,5 +1,6 @@
 """Videos in and out, against PyAV used plainly, and what becomes of labels between frames."""
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -243,7 +244,7 @@ def noisy(scene, count, sigma=20.0):
 def flicker(found):
     """Mean share of the pixels whose label is another in the next frame."""
     labels = [result.labels for _, result, _ in found]
-    return np.mean([(a != b).mean() for a, b in zip(labels, labels[1:], strict=False)])
+    return np.mean([(a != b).mean() for a, b in itertools.pairwise(labels)])
 
 
 def test_smoothing_calms_labels_of_a_noisy_picture_that_stands_still(model, scene):

@@ -1,0 +1,450 @@
+"""`dsolo segment` on folders, lists, pipes and videos, in this process, by the miniature."""
+
+import io
+import json
+import os
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dsolo_jax as dsolo
+from dsolo_jax import cli, draw, images
+from dsolo_jax.commands import segment as command
+from dsolo_jax.datasets import miniature
+from tests.oracles import videos
+
+CLASSES = "water; sand; circle, disc; heart"
+NAMES = ("water", "sand", "circle", "heart")
+
+
+def segment(*arguments, classes=CLASSES):
+    """The exit code; `kl` needs no graph, so it is quick."""
+    options = [f"--classes={classes}", "--method=kl", "--preset=miniature"]
+    return cli.main(["segment", *map(str, arguments), *options])
+
+
+def scene(index, size=None):
+    image = Image.fromarray(miniature.draw(3, index % 4).image)
+    return image if size is None else image.resize(size)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "trip").mkdir(parents=True)
+    for index, name in enumerate(("a.png", "b.png", "trip/a.png")):
+        scene(index).save(folder / name)
+    return folder
+
+
+def files(folder):
+    """All that is there and not hidden, by its place."""
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if not name.startswith("."))
+
+
+def hidden(folder):
+    return sorted(path.name for path in folder.rglob(".*"))
+
+
+def table(folder):
+    lines = (folder / "shares.csv").read_text().splitlines()
+    return {line.split(",")[0]: [float(x) for x in line.split(",")[1:]] for line in lines[1:]}
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The pictures that are segmented, as they are."""
+    seen, usual = [], dsolo.segment
+
+    def count(model, picture, *args, **kwargs):
+        seen.append(getattr(picture, "name", None))
+        return usual(model, picture, *args, **kwargs)
+
+    monkeypatch.setattr(dsolo, "segment", count)
+    return seen
+
+
+# ------------------------------------------------------------------------------- folders
+
+
+def mixed(folder):
+    """18 pictures of every format, mode and of four sizes, and two that are none."""
+    folder.mkdir()
+    sizes = (112, 112), (90, 130), (131, 97), (112, 60)
+    kinds = (
+        *("a.jpg RGB", "b.jpeg L", "c.png RGBA", "d.png P", "e.bmp RGB", "f.gif P", "g.webp RGBA"),
+        *("h.tif RGB", "i.png LA", "j.png 1", "k.jpg CMYK", "l.ppm RGB", "m.JPG RGB", "n.tiff L"),
+    )
+    for index, kind in enumerate(kinds):
+        name, mode = kind.split()
+        scene(index, sizes[index % 4]).convert(mode).save(folder / name)
+    deep = np.asarray(scene(0, sizes[0]).convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(folder / "o.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    scene(1, sizes[1]).save(folder / "p.jpg", exif=turned)
+    scene(2, sizes[2]).save(folder / "q.png", transparency=(0, 0, 0))
+    moving = [scene(index, sizes[3]) for index in range(3)]
+    moving[0].save(folder / "r.gif", save_all=True, append_images=moving[1:])
+    (folder / "s.jpg").write_bytes((folder / "a.jpg").read_bytes()[:700])
+    (folder / "t.png").write_text("a letter, not a picture")
+    return folder
+
+
+def test_twenty_mixed_pictures_two_of_them_broken(tmp_path, capsys):
+    folder, out = mixed(tmp_path / "in"), tmp_path / "out"
+    assert segment(folder, f"--output={out}", "--save=overlay,mask,json") == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("18 pictures segmented, 0 were there already")
+    failed = [line for line in said.err.splitlines() if line.startswith("not segmented: ")]
+    assert len(failed) == 2 and "s.jpg is damaged or cut short" in failed[0]
+    assert "t.png is no picture" in failed[1]
+    stems = "abcdefghijklmnopqr"
+    assert files(out) == sorted(
+        [*(f"{s}.{end}" for s in stems for end in ("png", "json")), "run.json", "shares.csv"]
+        + [f"masks/{s}.png" for s in stems]
+    )
+    shares = table(out)
+    for name, row in shares.items():
+        stem = name.partition(".")[0]
+        with Image.open(out / "masks" / f"{stem}.png") as mask:
+            assert mask.mode == "P" and mask.getpalette()[:12] == draw.palette(4).ravel().tolist()
+            size = images.read_image(folder / name).shape
+            assert (mask.height, mask.width) == size[:2]
+            labels = np.asarray(mask)
+        np.testing.assert_allclose(row, [(labels == c).mean() for c in range(4)], atol=1e-6)
+    assert {name.partition(".")[0] for name in shares} == set(stems)
+    # The two stay undone, and are tried again; nothing else is.
+    assert segment(folder, f"--output={out}") == 1
+    assert capsys.readouterr().out.startswith("0 pictures segmented, 18 were there already")
+
+
+def test_results_below_have_the_folders_below(photos, tmp_path):
+    out = photos / "results"  # inside of what is searched
+    for _ in range(2):
+        assert segment(photos, "--recursive", f"--output={out}") == 0
+        overlays = ["a.png", "b.png", "trip/a.png"]
+        masks = [f"masks/{name}" for name in overlays]
+        assert files(out) == sorted([*overlays, *masks, "run.json", "shares.csv"])
+        assert [*table(out)] == overlays
+    assert files(out / "masks") == overlays
+
+
+@pytest.mark.parametrize("by", ["pattern", "list"])
+def test_patterns_and_lists(photos, tmp_path, by):
+    out = tmp_path / "out"
+    if by == "pattern":
+        given = [photos / "**/a.*"]
+    else:
+        (photos / "some.txt").write_text("# two\na.png\ntrip/a.png\n")
+        given = [f"--list={photos / 'some.txt'}"]
+    assert segment(*given, f"--output={out}", "--save=mask") == 0
+    assert files(out) == ["masks/a.png", "masks/trip/a.png", "run.json", "shares.csv"]
+
+
+def test_masks_and_overlays_in_one_place_are_refused(tmp_path, capsys):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    (folder / "masks").mkdir(parents=True)
+    for name in ("a.png", "masks/a.png"):
+        scene(0).save(folder / name)
+    assert segment(folder, "--recursive", f"--output={out}") == 1
+    assert "masks/a.png would be both" in capsys.readouterr().err and not out.exists()
+    scene(0).save(folder / "run.png")
+    assert segment(folder / "run.png", f"--output={out}", "--save=json") == 1
+    assert "run.json would be both the command's own" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- going on
+
+
+def test_a_run_that_was_killed_goes_on_where_it_was(photos, tmp_path, monkeypatch, counted):
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    assert segment(photos, "--recursive", f"--output={whole}") == 0
+    usual, written = command._write, []
+
+    class Killed(BaseException):
+        pass
+
+    def kill(kind, result, source, path):
+        written.append(path)
+        if len(written) == 4:  # the second picture's second file
+            raise Killed
+        usual(kind, result, source, path)
+
+    monkeypatch.setattr(command, "_write", kill)
+    with pytest.raises(Killed):
+        segment(photos, "--recursive", f"--output={out}")
+    monkeypatch.setattr(command, "_write", usual)
+    left = out / "masks" / f".{'0f' * 16}.png"  # as `atomic` leaves it when a process is killed
+    left.write_bytes(b"half")
+    with (out / ".done.jsonl").open("a") as file:
+        file.write('{"name": "trip/a.png", "sta')
+    kept = (out / "a.png").stat().st_mtime_ns
+    counted.clear()
+    assert segment(photos, "--recursive", f"--output={out}") == 0
+    assert counted == ["b.png", "a.png"]  # that of trip
+    assert not left.exists() and (out / "a.png").stat().st_mtime_ns == kept
+    assert files(out) == files(whole)
+    for name in files(whole):
+        assert (out / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_another_question_is_refused_and_nothing_is_mixed(photos, tmp_path, capsys, counted):
+    out = f"--output={tmp_path / 'out'}"
+    assert segment(photos, "--recursive", out) == 0
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in files(tmp_path / "out")}
+    counted.clear()
+    for others in (
+        {"classes": "water; sand"},
+        {"classes": "water; sand; circle; heart"},  # a synonym less
+        ["--background"],
+        ["--readings=paper"],
+        ["--tile=64"],
+    ):
+        arguments, named = (others, {}) if isinstance(others, list) else ([], others)
+        assert segment(photos, "--recursive", out, *arguments, **named) == 1
+        assert "has the results of another question" in capsys.readouterr().err
+    assert not counted
+    assert before == {name: (tmp_path / "out" / name).read_bytes() for name in before}
+    # One folder is asked anew; what was not is not taken for an answer later.
+    assert segment(photos, out, "--overwrite", classes="water; sand") == 0
+    assert counted == ["a.png", "b.png"] and [*table(tmp_path / "out")] == ["a.png", "b.png"]
+    assert segment(photos, "--recursive", out, classes="water; sand") == 0
+    assert counted == ["a.png", "b.png", "a.png"]
+    assert {len(row) for row in table(tmp_path / "out").values()} == {2}
+
+
+def test_a_picture_that_has_changed_is_segmented_again(photos, tmp_path, counted):
+    out = tmp_path / "out"
+    assert segment(photos, f"--output={out}") == 0
+    was = table(out)
+    state = (photos / "a.png").stat()
+    scene(3).save(photos / "a.png")
+    counted.clear()
+    assert segment(photos, f"--output={out}") == 0
+    assert counted == ["a.png"] and table(out)["a.png"] != was["a.png"]
+    os.utime(photos / "b.png", ns=(state.st_atime_ns, state.st_mtime_ns - 10**9))  # older, even
+    assert segment(photos, f"--output={out}") == 0
+    assert counted == ["a.png", "b.png"] and table(out)["b.png"] == was["b.png"]
+
+
+def test_more_kinds_may_be_wanted_later(photos, tmp_path, counted):
+    out = tmp_path / "out"
+    assert segment(photos, f"--output={out}", "--save=mask") == 0
+    assert segment(photos, f"--output={out}", "--save=mask,labelme") == 0
+    assert "labelme/b.json" in files(out) and len(counted) == 4
+    assert segment(photos, f"--output={out}", "--save=labelme") == 0
+    assert len(counted) == 4
+
+
+def test_files_of_others_are_not_overwritten(photos, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "b.png").write_bytes(b"mine")
+    assert segment(photos, f"--output={out}") == 1
+    assert "b.png is there already" in capsys.readouterr().err
+    assert files(out) == ["b.png"] and (out / "b.png").read_bytes() == b"mine"
+
+
+def test_interrupted(photos, tmp_path, monkeypatch, capsys):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(dsolo, "segment", interrupt)
+    assert segment(photos, f"--output={tmp_path / 'out'}") == 130
+    assert capsys.readouterr().err == "interrupted; the same command does what is left\n"
+
+
+# ------------------------------------------------------------------------------- pipes
+
+
+@pytest.mark.parametrize("kind", ["overlay", "mask"])
+def test_a_picture_through_a_pipe_is_the_same_bytes(
+    photos, tmp_path, monkeypatch, capsysbinary, kind
+):
+    out = tmp_path / "out.png"
+    assert segment(photos / "a.png", f"--output={out}", f"--save={kind}") == 0
+    capsysbinary.readouterr()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((photos / "a.png").read_bytes())))
+    assert segment("-", "--output=-", f"--save={kind}") == 0
+    said = capsysbinary.readouterr()
+    assert said.out == out.read_bytes() and said.out.startswith(b"\x89PNG")
+    assert b"written to standard output" in said.err
+
+
+def test_standard_input_may_go_to_a_folder_and_is_always_done(photos, tmp_path, monkeypatch):
+    out, rows = tmp_path / "out", []
+    for name in ("a.png", "b.png"):
+        data = io.BytesIO((photos / name).read_bytes())
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(data))
+        assert segment("-", f"--output={out}") == 0
+        rows.append(table(out)["stdin"])
+    assert rows[0] != rows[1] and files(out) == [
+        "masks/stdin.png", "run.json", "shares.csv", "stdin.png",
+    ]  # fmt: skip
+
+
+def test_what_comes_through_a_pipe_and_is_none(monkeypatch, capsysbinary):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"no picture")))
+    assert segment("-", "--output=-") == 1
+    said = capsysbinary.readouterr()
+    assert said.out == b"" and b"standard input is no picture" in said.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.png", "b.png", "--output=-"],
+        ["a.png", "--output=-", "--save=overlay,mask"],
+        ["a.png", "--output=x.png", "--save=json"],
+        ["a.png", "--output=x.mp4"],
+        ["film.mp4", "--output=x.png"],
+        ["film.mp4", "--output=-"],
+        ["film.mp4", "--output=x.mp4", "--save=mask"],
+    ],
+)
+def test_one_file_has_one_kind_of_one_picture(photos, arguments, monkeypatch, capsys):
+    monkeypatch.chdir(photos)
+    videos.write(photos / "film.mp4", [np.asarray(scene(0))])
+    assert segment(*arguments) == 1
+    assert "a single file has one kind of --save" in capsys.readouterr().err
+    assert files(photos) == ["a.png", "b.png", "film.mp4", "trip/a.png"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["a.png", "--save=masks"], ["a.png", "--every=0"], ["a.png", "--smooth=1"],
+     ["a.png", "--smooth=nan"], ["a.png", "--tile=-1"], ["a.png", "--tile=half"]],
+)  # fmt: skip
+def test_wrong_usage_is_told_from_what_could_not_be_done(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit) as raised:
+        segment(*arguments, f"--output={tmp_path / 'out'}")
+    assert raised.value.code == 2 and "usage: " in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------- videos
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    """Ten seconds, five frames a second: a look that wanders over four scenes."""
+    path = tmp_path_factory.mktemp("films") / "film.mp4"
+    wide = np.concatenate([np.asarray(scene(index)) for index in range(4)], axis=1)
+    videos.write(path, [wide[:, i : i + 130] for i in range(0, 300, 6)], rate=5)
+    return path
+
+
+def test_a_video_of_ten_seconds(film, tmp_path, capsys):
+    out = tmp_path / "out"
+    options = "--every=5", "--smooth=0.5", "--save=overlay,mask,json"
+    assert segment(film, f"--output={out}", *options) == 0
+    assert capsys.readouterr().out.startswith("1 videos segmented, 0 were there already")
+    masks = [f"masks/film/{number:06}.png" for number in range(0, 50, 5)]
+    assert files(out) == sorted(["film.json", "film.mp4", *masks, "run.json"])
+
+    found, seconds, told = videos.read(out / "film.mp4")
+    given, before, _ = videos.read(film)
+    assert told["frames"] == len(found) == 50 and told["seconds"] == pytest.approx(10, abs=1e-3)
+    np.testing.assert_allclose(seconds, before, atol=1e-3)
+    height, width = given.shape[1:3]
+    assert found.shape[1] % 2 == found.shape[2] % 2 == 0
+    labels = np.stack([images.read_labels(out / name) for name in masks])
+    assert len(np.unique(labels)) == 4 and labels.shape[1:] == (height, width)
+
+    # Each frame is the picture under the colours of the last mask, four times as large.
+    for number in (0, 37, 49):
+        own = labels[number // 5]
+        expected = 0.45 * given[number] + 0.55 * draw.palette(4)[own]
+        left = (found.shape[2] - 4 * width) // 2
+        shown = found[number][: 4 * height, left : left + 4 * width][1::4, 1::4]
+        assert np.median(np.abs(shown - expected)) < 12
+        other = 0.45 * given[number] + 0.55 * draw.palette(4)[(own + 1) % 4]
+        assert np.median(np.abs(shown - other)) > 30
+    legend = found[:, 4 * height + 4 :].astype(int)
+    assert np.abs(legend - legend[0]).mean() < 1 and legend.min() < 100
+
+    told = json.loads((out / "film.json").read_text())
+    assert told["classes"] == [*NAMES] and [f["frame"] for f in told["frames"]] == [
+        *range(0, 50, 5)
+    ]
+    for one, own in zip(told["frames"], labels, strict=True):
+        assert one["seconds"] == pytest.approx(one["frame"] / 5, abs=1e-3)
+        shares = [(own == c).mean() for c in range(4)]
+        np.testing.assert_allclose([*one["shares"].values()], shares, atol=1e-6)
+
+    # What is finished is not done again; another film beside it is.
+    kept = (out / "film.mp4").stat().st_mtime_ns
+    assert segment(film, f"--output={out}", *options) == 0
+    assert "0 videos segmented, 1 were there already" in capsys.readouterr().out
+    assert (out / "film.mp4").stat().st_mtime_ns == kept
+
+
+@pytest.fixture
+def short(tmp_path):
+    path = tmp_path / "short.mp4"
+    videos.write(path, [np.asarray(scene(0))] * 4)
+    return path
+
+
+def test_one_video_to_one_file(short, tmp_path, capsys):
+    out = tmp_path / "new" / "labelled.mp4"
+    assert segment(short, f"--output={out}", "--every=4") == 0
+    assert files(out.parent) == ["labelled.mp4"] and not hidden(out.parent)
+    assert len(videos.read(out)[0]) == 4
+    before = short.read_bytes()
+    assert segment(short, f"--output={short}", "--every=4") == 1
+    assert "would overwrite" in capsys.readouterr().err and short.read_bytes() == before
+
+
+def test_a_broken_video_is_named_and_the_pictures_are_done(photos, short, tmp_path, capsys):
+    broken, out = tmp_path / "broken.mp4", tmp_path / "out"
+    broken.write_bytes(short.read_bytes()[:-300])
+    assert segment(photos, broken, short, f"--output={out}", "--every=4") == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("3 pictures and videos segmented, 0 were there already")
+    assert "not segmented: " in said.err and "broken.mp4 is no video that can be read" in said.err
+    assert files(out) == [
+        *("a.png", "b.png", "masks/a.png", "masks/b.png", "run.json", "shares.csv", "short.mp4"),
+    ]
+
+
+def test_a_video_that_was_killed_starts_anew(short, tmp_path, monkeypatch):
+    out, save = tmp_path / "out", "--save=overlay,mask,json"
+    usual, seen = dsolo.pipeline.result, []
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*arguments):
+        seen.append(usual(*arguments))
+        if len(seen) == 3:
+            raise Killed
+        return seen[-1]
+
+    monkeypatch.setattr(dsolo.pipeline, "result", kill)
+    with pytest.raises(Killed):
+        segment(short, f"--output={out}", save)
+    assert files(out) == ["run.json"]
+    partial = out / "masks" / "short.partial"  # as a process that is killed at once leaves it
+    partial.mkdir()
+    (partial / "000007.png").touch()
+    assert segment(short, f"--output={out}", save) == 0
+    masks = [f"masks/short/{number:06}.png" for number in range(4)]
+    assert files(out) == [*masks, "run.json", "short.json", "short.mp4"]
+    assert [path.name for path in (out / "masks").iterdir()] == ["short"]
+
+
+def test_videos_have_no_polygons(short, tmp_path, capsys):
+    assert segment(short, f"--output={tmp_path / 'out'}", "--save=coco") == 1
+    assert "--save=coco is of pictures" in capsys.readouterr().err
+
+
+def test_without_pyav_it_says_how_to_get_it(photos, short, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "av", None)
+    out = tmp_path / "out"
+    assert segment(photos, short, f"--output={out}") == 1
+    assert 'pip install "dsolo-jax[video]"' in capsys.readouterr().err and not out.exists()
+    assert segment(photos, f"--output={out}") == 0
