@@ -149,36 +149,36 @@ def test_the_source_archive_holds_what_its_tests_and_its_site_read(tmp_path):
 # --------------------------------------------------------------------------------- container
 
 
-def _steps() -> list[tuple[str, str]]:
+def steps() -> list[tuple[str, str]]:
     text = re.sub(r"\\\n\s*", "", (ROOT / "Dockerfile").read_text())
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(line.partition(" ")[0], line.partition(" ")[2]) for line in lines]
 
 
-def _all(name: str) -> list[str]:
-    return [rest for step, rest in _steps() if step == name]
+def all_of(name: str) -> list[str]:
+    return [rest for step, rest in steps() if step == name]
 
 
 def test_the_container_has_a_python_that_is_tested():
-    images = [image.split()[0] for image in _all("FROM")]
+    images = [image.split()[0] for image in all_of("FROM")]
     assert len({*images}) == 1
     assert re.fullmatch(r"python:(3\.\d+)-slim", images[0])[1] in PYTHONS
 
 
 def test_the_container_serves_as_nobody_and_writes_to_its_volume_alone():
-    names = [name for name, _ in _steps()]
-    [user], [volume] = _all("USER"), _all("VOLUME")
+    names = [name for name, _ in steps()]
+    [user], [volume] = all_of("USER"), all_of("VOLUME")
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", user)
     assert all(name not in ("RUN", "COPY") for name in names[names.index("USER") :])
-    assert f"chown {user} {volume}" in " ".join(_all("RUN"))
-    caches = dict(pair.split("=") for pair in _all("ENV")[0].split())
+    assert f"chown {user} {volume}" in " ".join(all_of("RUN"))
+    caches = dict(pair.split("=") for pair in all_of("ENV")[0].split())
     assert {"DSOLO_CACHE", "HF_HOME", "MPLCONFIGDIR"} == {*caches}
     assert all(Path(place).parent == Path(volume) for place in caches.values())
 
 
 def test_the_container_starts_the_page_where_it_is_looked_for():
     [entry], [command], [exposed], [health] = map(
-        _all, ("ENTRYPOINT", "CMD", "EXPOSE", "HEALTHCHECK")
+        all_of, ("ENTRYPOINT", "CMD", "EXPOSE", "HEALTHCHECK")
     )
     program, *arguments = [*json.loads(entry), *json.loads(command)]
     assert PROJECT["scripts"][program] == "dsolo_jax.cli:main"
@@ -194,8 +194,8 @@ def test_the_container_gets_what_the_wheel_is_made_of():
     lines = [line for line in lines if not line.startswith("#")]
     assert lines[0] == "*"
     let_in = {line[1:] for line in lines if line.startswith("!")}
-    copied = {name for rest in _all("COPY")[:2] for name in shlex.split(rest)[:-1]}
+    copied = {name for rest in all_of("COPY")[:2] for name in shlex.split(rest)[:-1]}
     assert copied == let_in and all((ROOT / name).exists() for name in copied)
     assert {PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml"} < copied
-    [extra] = re.findall(r"whl\)\[(\w+)\]", " ".join(_all("RUN")))
+    [extra] = re.findall(r"whl\)\[(\w+)\]", " ".join(all_of("RUN")))
     assert extra in PROJECT["optional-dependencies"]
