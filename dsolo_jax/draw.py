@@ -89,19 +89,20 @@ def overlay(
         raise ValueError(f"opacity is {opacity}, wanted 0 to 1")
     for name in hidden:
         choose("hidden class", name, names)
-    opacities = np.array([0 if name in hidden else opacity for name in names])[:, None]
+    seen = np.array([name not in hidden for name in names])
+    opacities = opacity * seen[:, None]
     colours, names = palette(len(names)), _legible(names)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     entries = [
         (names[c], _percent(counts[c] / labels.size), colours[c])
         for c in np.argsort(-counts, kind="stable")
-        if counts[c] and opacities[c]
+        if counts[c] and seen[c]
     ]
     longest = max(labels.shape)
     factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
     picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
     mixed = (1 - opacities[shown]) * picture + opacities[shown] * colours[shown]
-    mixed[_borders(shown)] = _BORDER
+    mixed[_borders(np.where(seen[shown], shown, -1))] = _BORDER
     drawn = Image.fromarray(np.round(mixed).astype(np.uint8))
     return _above_legend(drawn, entries, min(26, max(15, max(drawn.size) // 45)))
 
@@ -193,7 +194,9 @@ _Entry = tuple[str, str, np.ndarray]  # of a legend: name, remark, colour
 
 
 def _above_legend(picture: Image.Image, entries: list[_Entry], size: int) -> Image.Image:
-    """The picture above the classes' names, in a font of `size`."""
+    """The picture above the classes' names, in a font of `size`; alone where there are none."""
+    if not entries:
+        return picture
     legend = _legend(entries, size, max(picture.width, _SHORTEST_DISPLAY))
     width = max(picture.width, legend.width, _SHORTEST_DISPLAY)
     canvas = Image.new("RGB", (width, picture.height + size + legend.height + size), _PAPER)

@@ -183,7 +183,7 @@ def encode(
 
 def grid_scores(
     model: Model, encoded: Encoded, words: Vocabulary, setting: Setting
-) -> Float[Array, "C h w"]:
+) -> Float[np.ndarray, "C h w"]:
     """Scores the classes on the grid of an encoded picture: before any upsampling.
 
     Raises:
@@ -198,11 +198,11 @@ def grid_scores(
     number, so_far = len(words.classes), None
     room = _room(number) if fills(setting.method) else number
     text, query_class = np.asarray(embed(model, words)), np.array(words.query_class, np.int32)
-    if room > number:  # each class that fills up has a query: the last one again
-        missing = _room(len(text) + room - number) - len(text)
-        text = np.pad(text, ((0, missing), (0, 0)), mode="edge")
-        added = np.minimum(number + np.arange(missing, dtype=np.int32), room - 1)
-        query_class = np.concatenate([query_class, added])
+    # The last query again fills up the queries too, and is that of the classes that fill up.
+    missing = _room(len(text) + room - number) - len(text)
+    text = np.pad(text, ((0, missing), (0, 0)), mode="edge")
+    added = np.minimum(number + np.arange(missing, dtype=np.int32), room - 1)
+    query_class = np.concatenate([query_class, added])
     ask = devices.program(cosines, mesh=None, config=model.config, start=start)
     how: dict[str, Any] = {"method": setting.method, "readings": setting.readings}
     solve = devices.program(scores, mesh=None, num_classes=room, **how)
@@ -218,10 +218,9 @@ def grid_scores(
             attention_ = one.graph if with_graph and needs_graph(setting.method) else None
             [found] = solve(of_class, {"maps": maps, "graph": attention_})
             if one.view.place is None:
-                return found[:number]
+                break
             so_far = windows.add(so_far, found, one.view.place)
-    assert so_far is not None
-    return windows.mean(so_far)[:number]
+    return np.asarray(found if so_far is None else windows.mean(so_far))[:number]
 
 
 def result(

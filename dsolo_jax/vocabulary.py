@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence, Set
+from typing import Any
 
 import jax
 import numpy as np
@@ -106,7 +107,8 @@ def embed(
 
     Source: the ensembling of OpenAI's CLIP for ImageNet, as every method of this field uses it.
     """
-    found, new = {}, {}
+    found: dict[str, Any] = {}
+    new = {}
     for query in dict.fromkeys(queries):
         texts = tuple(template.format(query) for template in templates)
         ids = _token_ids(tokenizer, config.text, texts)
