@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show()
     # What is too large is refused by `images`, with the way out.
     warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    warnings.formatwarning = lambda text, kind, *_, **__: f"{kind.__name__}: {text}\n"
     try:
         return options.run(options)
     except KeyboardInterrupt:

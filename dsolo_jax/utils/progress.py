@@ -30,13 +30,13 @@ def progress(
 ) -> Iterator[T]:
     """Yields `items`, reporting on stderr how many of `total` are done, the rate and the time left.
 
-    A total that is None is not known, and neither is the time left.
+    A total that is None is not known, and neither is the time left; of none nothing is said.
 
     On a terminal this is tqdm's bar; elsewhere one line every ten seconds and one at the end, so
     that a log stays readable. Silent unless the logger "dsolo_jax" takes what is of level INFO, see
     `show`.
     """
-    if not _LOGGER.isEnabledFor(logging.INFO):
+    if total == 0 or not _LOGGER.isEnabledFor(logging.INFO):
         yield from items
         return
     if sys.stderr.isatty():

@@ -40,6 +40,16 @@ def test_progress_is_plain_lines_off_a_terminal(monkeypatch):
     assert line.startswith("letters: 3/3 letters, ") and line.endswith(" 0 s left")
 
 
+def test_an_unknown_total_has_no_time_left_and_none_no_line(monkeypatch):
+    monkeypatch.setattr("dsolo_jax.utils.progress._SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert list(progress(iter("abc"), None, "letters", unit="letters")) == ["a", "b", "c"]
+    *_, line = sys.stderr.getvalue().splitlines()
+    assert line.startswith("letters: 3 letters, ") and line.endswith(" letters/s")
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    assert list(progress(iter(""), 0, "letters")) == [] and not sys.stderr.getvalue()
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch):
     class Terminal(io.StringIO):
         def isatty(self):
