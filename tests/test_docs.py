@@ -6,6 +6,7 @@ The latter takes a while: `python -m pytest tests/test_docs.py -m notebooks`.
 import pkgutil
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -66,16 +67,27 @@ def test_commands_on_the_pages_are_understood():
     assert presets <= {*dsolo.PRESETS}
 
 
+def test_extras_on_the_pages_are_there():
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text())["project"]
+    named = {name for text in PAGES.values() for name in re.findall(r'"\.\[(\w+)\]"', text)}
+    assert len(named) >= 7 and named <= {*project["optional-dependencies"]}
+
+
 @pytest.mark.notebooks
 @pytest.mark.parametrize("page", [page for page in GUIDES if blocks(page, "python")])
 def test_the_examples_of_a_page_run(page, tmp_path, monkeypatch):
     """Each block goes on where the one before ended; drawn scenes stand for photographs."""
-    pytest.importorskip("supervision")
-    pytest.importorskip("pycocotools")
+    rasterio = pytest.importorskip("rasterio")
+    for library in ("supervision", "pycocotools"):
+        pytest.importorskip(library)
     scene = miniature.draw(0, 9, split="validation")
     for name in ("street.jpg", "city.png", "mine/images/0001.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         images.Image.fromarray(scene.image).save(tmp_path / name)
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.5, 0, 400_000, 0, -0.5, 5_800_000)}
+    size = {"height": 112, "width": 112, "count": 3, "dtype": "uint8"}
+    with rasterio.open(tmp_path / "field.tif", "w", driver="GTiff", **size, **place) as file:
+        file.write(scene.image.transpose(2, 0, 1))
     (tmp_path / "mine/labels").mkdir()
     images.Image.fromarray(scene.labels).save(tmp_path / "mine/labels/0001.png")
     (tmp_path / "mine/classes.txt").write_text("\n".join(miniature.CLASSES))
