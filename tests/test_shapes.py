@@ -9,6 +9,8 @@ from PIL import Image
 from tests.oracles import stable_diffusion
 
 ROUTES = """
+import dataclasses
+import os
 import sys
 from functools import partial
 
@@ -48,6 +50,12 @@ for method, readings in [*((method, "robust") for method in dsolo.METHODS), *oth
     )
 jax.eval_shape(dsolo.solver.doubly_stochastic, jnp.zeros((16, 16)))
 dsolo.segment(model, pictures, words)
+dsolo.segment(model, dsolo.encode(model, pictures[0], tile=48), words)
+result = dsolo.segment(model, dsolo.encode(model, pictures[0]), words)
+result.save(os.path.dirname(labels), what=["overlay", "mask", "json", "labelme"])
+result.masks(), result._repr_png_()
+ring = np.pad(np.zeros((1, 1), np.int32), 1, constant_values=1)
+dataclasses.replace(result, labels=ring, pixels=np.zeros((3, 3, 3), np.uint8)).to_labelme()
 labels_of = partial(dsolo.export.labels, config=model.config, num_classes=3)
 jax.eval_shape(labels_of, model.params, pixels=pictures[0], text=text, query_class=of)
 windows = {"short_side": 64, "crop": 48, "stride": 32}
