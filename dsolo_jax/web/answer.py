@@ -22,6 +22,7 @@ from PIL import Image
 
 from dsolo_jax import background, devices, images, pipeline, vocabulary
 from dsolo_jax.attention.sources import SOURCES
+from dsolo_jax.datasets.miniature import CLASSES
 from dsolo_jax.model import PRESETS, Model, load
 from dsolo_jax.readings import Readings, resolve
 from dsolo_jax.results import Result
@@ -38,6 +39,9 @@ FREE_SOURCES = ("appearance", "clip", "miniature")
 
 # A label is a byte for the browser.
 MOST_CLASSES = 255
+
+# Of the longer side of a picture as it is shown, pixels.
+LONGEST = 1280
 
 # What a stranger may ask of the solver: sizes above take minutes or gigabytes.
 _MOST, _MOST_OF = 1000, {"spatial_sigma": 4.0}
@@ -70,12 +74,15 @@ class Question(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A result with its scores on the grid; seconds it took; whether the picture was known."""
+    """A result with its scores on the grid; height and width of the picture as it was given;
+    seconds it took; whether the picture was known; what whoever looks at it should know."""
 
     result: Result
     scores: Float[np.ndarray, "C h w"]
+    size: tuple[int, int]
     seconds: float
     known: bool
+    remark: str = ""
 
 
 class Kept:
@@ -128,7 +135,7 @@ class Service:
         self.sources = tuple(dict.fromkeys((*FREE_SOURCES, *sources)))
         self._lock = threading.Lock()
         self._models = Kept(len(presets) + 2, np.inf, lambda model: 0)
-        self._encoded = Kept(8, 512 << 20, num_bytes)
+        self._encoded = Kept(8, 256 << 20, num_bytes)
         loaded = []
         for name in dict.fromkeys(presets):
             choose("preset", name, PRESETS)
@@ -144,8 +151,13 @@ class Service:
             )
         self.presets = tuple(loaded)
 
-    def ask(self, question: Question) -> Answer:
+    def ask(self, question: Question, whole: bool = False) -> Answer:
         """Answers a question.
+
+        Args:
+            whole: give the picture's every pixel a label, for files. For people to look at, a large
+                picture is shrunk when all is known but the pixels: these would take most of the
+                time.
 
         Raises:
             ValueError: what is asked is not allowed or cannot be done.
@@ -171,10 +183,14 @@ class Service:
             key = content, preset, question.source, setting.readings.start
             encoded, known = self._encoded.get(key, encode)
             scores = pipeline.grid_scores(model, encoded, words, setting)
+            size = encoded.pixels.shape[:2]
+            if not whole:
+                encoded = dataclasses.replace(encoded, pixels=shrunk(encoded.pixels))
             result = pipeline.result(encoded, scores, words, setting.readings)
             seconds = time.perf_counter() - start
             forget_programs()
-        return Answer(result, np.asarray(scores), seconds, known)
+        said = remark(words, size) if model.config.tokenizer == "miniature" else ""
+        return Answer(result, np.asarray(scores), size, seconds, known, said)
 
     def _model(self, preset: str, source: str) -> Model:
         attention = None if source == OWN else source
@@ -193,6 +209,18 @@ def explain(error: Exception) -> str:
         return said
     traceback.print_exception(error)
     return "the server met a fault of its own; whoever runs it finds the details in its output"
+
+
+def remark(words: Vocabulary, size: tuple[int, int]) -> str:
+    """Says what the bundled CLIP cannot know of a question."""
+    said = []
+    if min(size) > 2 * PRESETS["miniature"].short_side:  # type: ignore[operator]
+        said.append("The preset miniature knows small drawn scenes alone, not photographs.")
+    unknown = [word for word in words.queries if not set(word.lower().split()) & set(CLASSES)]
+    if unknown:
+        named = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        said.append(f"The preset miniature has never seen: {named}. It knows {', '.join(CLASSES)}.")
+    return " ".join(said)
 
 
 def read_words(classes: Sequence[str], limits: Limits) -> Vocabulary:
@@ -277,6 +305,13 @@ def read_picture(data: bytes, limits: Limits) -> UInt8[np.ndarray, "H W 3"]:
             "smaller first"
         )
     return images.decode_image(data, "this picture")
+
+
+def shrunk(pixels: UInt8[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "h w 3"]:
+    """Brings a picture to at most `LONGEST` pixels of its longer side."""
+    height, width = pixels.shape[:2]
+    scale = min(1.0, LONGEST / max(height, width))
+    return images.resize(pixels, (max(1, round(height * scale)), max(1, round(width * scale))))
 
 
 def pack(result: Result, folder: str | Path) -> Path:

@@ -204,7 +204,7 @@ def build(service: Service, folder: Path) -> gr.Blocks:
             try:
                 if question is None:
                     raise ValueError("nothing is segmented yet")
-                return str(pack(service.ask(question).result, folder))
+                return str(pack(service.ask(question, whole=True).result, folder))
             except Exception as error:
                 raise gr.Error(explain(error), print_exception=False) from error
 

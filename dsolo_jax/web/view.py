@@ -8,35 +8,30 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from PIL import Image
 
-from dsolo_jax import draw, images
+from dsolo_jax import draw
 from dsolo_jax.web.answer import Answer
 
-_LONGEST = 1280  # pixels of the longer side, in the page
 _QUALITY = 90  # of the JPEG that lies under the classes' colours
 
 
 def view_of(answer: Answer) -> dict[str, Any]:
-    """Gives what `viewer.js` draws.
+    """Gives what `viewer.js` draws, of an answer that is not for the whole picture.
 
     Returns:
-        picture: data URI of a JPEG, its longer side at most 1280 pixels.
+        picture: data URI of a JPEG.
         labels: data URI of a grey PNG of the same size, a class's index in each pixel.
         size: width and height of the picture as it was given.
         classes: name, colour "#rrggbb" and share of each, in label order.
         grid: width, height, low and step, values: the scores low + step · value, base64 of
             little-endian uint16 [C, h, w].
-        seconds, known: see `Answer`.
+        seconds, known, remark: see `Answer`.
     """
-    result = answer.result
-    height, width = result.labels.shape
-    scale = min(1.0, _LONGEST / max(height, width))
-    h, w = (max(1, round(side * scale)) for side in (height, width))
-    nearest = np.ix_(np.arange(h) * height // h, np.arange(w) * width // w)
+    result, (height, width) = answer.result, answer.size
     shares = result.shares()
     colours = draw.palette(len(result.classes)).tolist()
     return {
-        "picture": _uri(images.resize(result.pixels, (h, w)), "JPEG", quality=_QUALITY),
-        "labels": _uri(result.labels[nearest].astype(np.uint8), "PNG"),
+        "picture": _uri(result.pixels, "JPEG", quality=_QUALITY),
+        "labels": _uri(result.labels.astype(np.uint8), "PNG"),
         "size": [width, height],
         "classes": [
             {"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour), "share": shares[name]}
@@ -45,6 +40,7 @@ def view_of(answer: Answer) -> dict[str, Any]:
         "grid": _grid(answer.scores),
         "seconds": answer.seconds,
         "known": answer.known,
+        "remark": answer.remark,
     }
 
 

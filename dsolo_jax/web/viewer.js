@@ -81,9 +81,8 @@ async function show(value) {
   find(".empty").hidden = true;
   find(".answer").hidden = false;
   legend();
-  draw();
-  describe();
-  read(null);
+  find(".remark").hidden = !value.remark;
+  find(".remark").textContent = value.remark;
   if (innerWidth < NARROW) element.scrollIntoView({ block: "start" });
   const count = value.classes.filter((one) => one.share > 0).length;
   const again = value.known ? ", the picture was known" : "";
@@ -227,6 +226,7 @@ function press() {
     item.querySelector(".heat").setAttribute("aria-pressed", String(heat === c));
   }
   describe();
+  read(pointer);
   redraw();
 }
 

@@ -150,9 +150,11 @@ def test_a_second_question_runs_no_network_and_gives_what_segment_gives(
     second = ask(service, scene, ("sky", "sand", "arrow"))
     assert second.known
     assert second.result.classes == ("sky", "sand", "arrow")
+    monkeypatch.undo()
     model = dsolo.load("miniature")
+    encoded = pipeline.encode(model, scene)
     for found, classes in ((first, CLASSES), (second, ["sky", "sand", "arrow"])):
-        wanted = dsolo.segment(model, scene, list(classes))
+        wanted = dsolo.segment(model, encoded, list(classes))
         np.testing.assert_array_equal(found.result.labels, wanted.labels)
         assert found.scores.shape == (3, 14, 14)
 
@@ -223,16 +225,34 @@ def test_the_view_holds_labels_colours_and_scores(service, scene):
     np.testing.assert_allclose(scores, found.scores, atol=0.51 * grid["step"])
 
 
-def test_large_pictures_are_shown_small():
-    rng = np.random.default_rng(0)
-    labels = np.repeat(rng.integers(0, 2, (1, 2560), np.int32), 500, axis=0)
-    pixels = np.zeros((500, 2560, 3), np.uint8)
-    result = dsolo.Result(labels, None, ("a", "b"), pixels)
-    view = view_of(answer.Answer(result, np.zeros((2, 3, 4), np.float32), 0.1, False))
-    assert _decoded(view["picture"]).shape == (250, 1280, 3)
-    np.testing.assert_array_equal(_decoded(view["labels"]), labels[:250, ::2])
-    assert view["size"] == [2560, 500]
-    assert (view["grid"]["width"], view["grid"]["height"]) == (4, 3)
+def test_large_pictures_are_shown_small_and_answered_whole(service, scene, monkeypatch):
+    monkeypatch.setattr(answer, "LONGEST", 56)
+    shown, whole = (service.ask(Question(str(scene), CLASSES), whole) for whole in (False, True))
+    assert shown.result.labels.shape == shown.result.pixels.shape[:2] == (56, 56)
+    assert whole.result.labels.shape == shown.size == whole.size == (112, 112)
+    np.testing.assert_array_equal(shown.scores, whole.scores)
+    # Apart from borders both say the same.
+    assert (whole.result.labels[::2, ::2] == shown.result.labels).mean() > 0.9
+    view = view_of(shown)
+    assert _decoded(view["picture"]).shape == (56, 56, 3)
+    np.testing.assert_array_equal(_decoded(view["labels"]), shown.result.labels)
+    assert view["size"] == [112, 112]
+
+
+@pytest.mark.parametrize(
+    "height, width, least", [(3000, 4000, 960), (9, 9000, 1), (1280, 90, 1280)]
+)
+def test_shrunk_keeps_proportions(height, width, least):
+    found = answer.shrunk(np.zeros((height, width, 3), np.uint8))
+    assert max(found.shape) <= 1280 and found.shape[0] == least
+
+
+def test_what_the_miniature_cannot_know_is_said(service, scene):
+    assert ask(service, scene).remark == ""
+    words = answer.read_words(["green grass", "dog, Sky", "cat"], Limits())
+    said = answer.remark(words, (3000, 4000))
+    assert "not photographs" in said and "never seen: dog, cat." in said
+    assert "not photographs" not in answer.remark(words, (112, 300))
 
 
 def test_masks_are_packed(service, scene, tmp_path):

@@ -1,0 +1,432 @@
+"""The page in a real Chromium: `pytest -m browser tests/web`.
+
+DSOLO_CHROMIUM names the browser, /usr/bin/chromium if unset; DSOLO_SCREENSHOTS a folder that gets
+pictures of the page on a desktop and on a phone.
+"""
+
+import base64
+import io
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import dsolo_jax as dsolo
+from dsolo_jax.datasets import miniature
+from tests.web.test_page import free_port
+
+pytestmark = pytest.mark.browser
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync"
+).split()
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+CLASSES = ("grass", "sky", "sand", "arrow")
+UPLOAD = "#picture button[aria-dropeffect]"
+WAIT = 60_000  # milliseconds: programs are compiled on a busy machine
+
+
+class Server:
+    """A page in a process of its own."""
+
+    def __init__(self, folder):
+        self.port, self.folder = free_port(), folder
+        environment = os.environ | {"DSOLO_CACHE": str(folder / "cache"), "TMPDIR": str(folder)}
+        del environment["XLA_FLAGS"]  # the suite's: it compiles as users' does
+        command = [sys.executable, "-m", "dsolo_jax", "web", f"--port={self.port}"]
+        self.log = folder / "log.txt"
+        with self.log.open("w") as log:
+            how = {"stdout": log, "stderr": log, "env": environment}
+            self.process = subprocess.Popen(command, **how)
+        until = time.monotonic() + 120
+        while "the page is at" not in self.log.read_text():
+            assert self.process.poll() is None and time.monotonic() < until, self.log.read_text()
+            time.sleep(0.2)
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    def memory(self, what="VmRSS"):
+        """Megabytes that the process has now, or had at most (VmHWM)."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(rf"{what}:\s+(\d+) kB", status)[1]) / 1000
+
+    def stop(self):
+        self.process.terminate()
+        return self.process.wait(30)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    found = Server(tmp_path_factory.mktemp("server"))
+    yield found
+    assert found.process.poll() is None, "the server died:\n" + found.log.read_text()
+    assert found.stop() == 0
+    assert not list(found.folder.glob("dsolo_web_*"))  # nothing of what was uploaded is left
+    assert "Traceback" not in found.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync = pytest.importorskip("playwright.sync_api")
+    with sync.sync_playwright() as playwright:
+        path = os.environ.get("DSOLO_CHROMIUM", "/usr/bin/chromium")
+        found = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def visit(server, browser):
+    """Opens the page as one more person; in the end no request has gone anywhere else."""
+    contexts, wrong = [], []
+
+    def check(request):
+        if not request.url.startswith((f"{server.url}/", "data:", "blob:")):
+            wrong.append(request.url)
+
+    def open_page(viewport=DESKTOP, **how):
+        context = browser.new_context(viewport=viewport, accept_downloads=True, **how)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(WAIT)
+        page.on("request", check)
+        page.on("pageerror", lambda error: wrong.append(f"script: {error}"))
+        page.goto(server.url)
+        page.wait_for_selector("#segment")
+        page.wait_for_selector("#examples button")
+        page.wait_for_selector(UPLOAD)
+        page.wait_for_timeout(300)  # Gradio makes it alive
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+# ---- what a person does --------------------------------------------------------------------------
+
+
+def upload(page, path):
+    page.locator("#picture input[type=file]").set_input_files(str(path))
+    page.wait_for_selector("#picture img")
+
+
+def write(page, *classes):
+    page.locator("#classes input").click()
+    for name in classes:
+        page.keyboard.type(name)
+        page.keyboard.press("Enter")
+
+
+def segment(page):
+    """Presses the button and waits for what is told: the status, or the error."""
+    told = "() => ['.error', '.status'].map((s) => document.querySelector(s).textContent).join('')"
+    page.evaluate(
+        "() => ['.error', '.status'].forEach((s) => document.querySelector(s).textContent = '')"
+    )
+    page.locator("#segment").click()
+    page.wait_for_function(told)
+    return page.evaluate(told)
+
+
+def canvas(page):
+    """What the canvas shows, uint8 [H, W, 3], after what is waiting to be drawn."""
+    page.evaluate("() => new Promise((go) => requestAnimationFrame(() => setTimeout(go, 50)))")
+    uri = page.evaluate("() => document.querySelector('.stage canvas').toDataURL('image/png')")
+    data = base64.b64decode(uri.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+
+
+def entry(page, name):
+    return page.locator(".legend li", has_text=name).locator(".entry")
+
+
+def heat(page, name):
+    return page.get_by_role("button", name=f"Heat map of {name}")
+
+
+def opacity(page, value):
+    page.locator(".opacity").evaluate(
+        "(bar, value) => { bar.value = value; bar.dispatchEvent(new Event('input')); }", str(value)
+    )
+
+
+def wanted(path, classes=CLASSES):
+    """Picture and labels as the canvas enlarges them, five times each."""
+    result = dsolo.segment(dsolo.load("miniature"), path, list(classes))
+    larger = np.ones((5, 5), np.uint8)
+    return np.stack([np.kron(x, larger) for x in result.pixels.transpose(2, 0, 1)], -1), np.kron(
+        result.labels, larger
+    )
+
+
+def photograph(page, name):
+    if folder := os.environ.get("DSOLO_SCREENSHOTS"):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        page.wait_for_timeout(300)
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+# ---- tests ---------------------------------------------------------------------------------------
+
+
+def test_a_picture_is_uploaded_and_looked_at_from_all_sides(visit, scene):
+    page = visit()
+    photograph(page, "desktop_empty")
+    upload(page, scene)
+    write(page, *CLASSES)
+    assert "4 of 4 classes found in 112 × 112 pixels" in segment(page)
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    picture, labels = wanted(scene)
+    shown = canvas(page)
+    assert shown.shape == picture.shape
+    changed = np.abs(shown - picture).max(-1) > 20
+    assert changed.mean() > 0.9  # all of it is coloured
+
+    # A class that is hidden shows the picture, and no other class changes.
+    inside = labels == CLASSES.index("sand")
+    inner = inside & np.roll(inside, 5, 0) & np.roll(inside, -5, 0)
+    inner &= np.roll(inside, 5, 1) & np.roll(inside, -5, 1)
+    assert entry(page, "sand").get_attribute("aria-pressed") == "true"
+    entry(page, "sand").click()
+    assert entry(page, "sand").get_attribute("aria-pressed") == "false"
+    hidden = canvas(page)
+    assert np.abs(hidden - picture)[inner].mean() < 6  # a JPEG of it
+    np.testing.assert_array_equal(hidden[~inside], shown[~inside])
+    photograph(page, "desktop_hidden")
+    page.get_by_role("button", name="Hide all").click()
+    assert np.abs(canvas(page) - picture).mean() < 6
+    page.get_by_role("button", name="Show all").click()
+    np.testing.assert_array_equal(canvas(page), shown)
+
+    opacity(page, 0)
+    assert np.abs(canvas(page) - picture).mean() < 6
+    opacity(page, 100)
+    full = canvas(page)
+    colours = dsolo.draw.palette(4).astype(int)[labels]
+    flat = inner & (full != 255).all(-1)
+    assert (full[flat] == colours[flat]).all()
+    opacity(page, 55)
+
+    box = page.locator(".stage canvas").bounding_box()
+    for x, y in ((0.05, 0.3), (0.5, 0.9), (0.8, 0.4)):
+        page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        name = CLASSES[labels[int(y * 560), int(x * 560)]]
+        assert re.fullmatch(rf"{name} -?\d+\.\d+", page.inner_text(".tip"))
+        assert page.inner_text(".readout").startswith(page.inner_text(".tip") + ", at ")
+    photograph(page, "desktop")
+    page.mouse.move(5, 5)
+    assert page.locator(".tip").is_hidden()
+
+    heat(page, "arrow").click()
+    assert heat(page, "arrow").get_attribute("aria-pressed") == "true"
+    assert "Heat map of arrow: dark is" in page.inner_text(".readout")
+    opacity(page, 100)
+    bright = canvas(page).sum(-1)
+    arrow = labels == CLASSES.index("arrow")
+    assert bright[arrow].mean() > 2 * bright[~arrow].mean()
+    photograph(page, "desktop_heat")
+    heat(page, "arrow").click()
+    opacity(page, 55)
+    np.testing.assert_array_equal(canvas(page), shown)
+    assert not [url for url in asked if url.startswith("http")]  # all of that without the server
+
+
+def test_masks_are_downloaded(visit, scene):
+    page = visit()
+    assert page.locator("#download").is_disabled()
+    upload(page, scene)
+    write(page, *CLASSES)
+    segment(page)
+    write(page, "lava")  # what is asked next does not matter for what was answered
+    with page.expect_download() as download:
+        page.locator("#download").click()
+    assert download.value.suggested_filename == "dsolo_masks.zip"
+    with zipfile.ZipFile(download.value.path()) as packed:
+        mask = np.asarray(Image.open(io.BytesIO(packed.read("masks/picture.png"))))
+        assert {"picture.png", "picture.json"} < set(packed.namelist())
+    _, labels = wanted(scene)
+    np.testing.assert_array_equal(mask, labels[::5, ::5])
+
+
+def tab_to(page, what):
+    """Presses Tab until a selector has the focus."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        if page.evaluate("(what) => document.activeElement.matches(what)", what):
+            return
+    raise AssertionError(f"Tab does not come to {what}")
+
+
+def test_everything_works_by_keyboard_alone(visit, scene):
+    page = visit()
+    tab_to(page, UPLOAD)
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files(str(scene))
+    page.wait_for_selector("#picture img")
+    tab_to(page, "#classes input")
+    for name in ("grass", "sky, heaven", "moon", "arrow"):
+        page.keyboard.type(name)
+        page.keyboard.press("Enter")
+    page.keyboard.press("Backspace")
+    page.keyboard.type("sand")
+    tab_to(page, "#segment")  # what was typed without Enter counts too
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".legend li")
+    names = page.locator(".legend .name").all_inner_texts()
+    assert set(names) == {"grass", "sky", "moon", "sand"}
+    tab_to(page, ".stage canvas")
+    page.keyboard.press("ArrowRight")
+    first = page.inner_text(".readout")
+    assert re.match(rf"({'|'.join(names)}) -?\d+\.\d+, at 56, 56", first)
+    for _ in range(4):
+        page.keyboard.press("ArrowDown")
+    assert "at 56, 78" in page.inner_text(".readout")
+    before = canvas(page)
+    tab_to(page, ".opacity")
+    for _ in range(10):
+        page.keyboard.press("ArrowLeft")
+    assert page.locator(".opacity").input_value() == "45"
+    assert (canvas(page) != before).any()
+    tab_to(page, ".entry")
+    page.keyboard.press("Space")
+    assert page.locator(".entry").first.get_attribute("aria-pressed") == "false"
+    tab_to(page, ".heat")
+    page.keyboard.press("Enter")
+    assert page.locator(".heat").first.get_attribute("aria-pressed") == "true"
+    tab_to(page, "#download")
+    with page.expect_download():
+        page.keyboard.press("Enter")
+
+
+def test_an_example_is_one_press(visit):
+    page = visit(PHONE)
+    photograph(page, "phone_empty")
+    page.locator("#examples button").nth(1).click()
+    page.wait_for_selector(".legend li")
+    assert "5 of 5 classes found" in page.inner_text(".status")
+    width = page.evaluate("() => document.documentElement.scrollWidth")
+    assert width <= PHONE["width"]  # nothing sticks out
+    page.wait_for_function(
+        "() => document.querySelector('.stage').getBoundingClientRect().top < 99"
+    )
+    photograph(page, "phone")
+    page = visit(color_scheme="dark")
+    page.locator("#examples button").first.click()
+    page.wait_for_selector(".legend li")
+    photograph(page, "desktop_dark")
+
+
+def test_what_cannot_be_done_is_told_and_the_server_lives(visit, server, scene, large, tmp_path):
+    page = visit()
+    write(page, "sky")
+    assert "no picture is given" in segment(page)
+    letter = tmp_path / "letter.txt"
+    letter.write_text("a letter, not a picture")
+    page.locator("#picture input[type=file]").set_input_files(str(letter))
+    page.wait_for_selector("text=Invalid file type")
+    disguised = tmp_path / "letter.png"
+    disguised.write_bytes(letter.read_bytes())
+    upload(page, disguised)
+    assert "this file" in segment(page)
+    photograph(page, "desktop_error")
+    page = visit()
+    upload(page, large)
+    write(page, "sky")
+    before = server.memory()
+    assert "has 8000 x 6250 pixels; this page takes at most 36 million" in segment(page)
+    assert server.memory() < before + 50
+    page = visit()
+    upload(page, scene)
+    assert "no classes are given" in segment(page)
+    write(page, ";".join(f"class {i}" for i in range(300)))
+    assert "300 classes are given; at most 200 are allowed" in segment(page)
+    huge = tmp_path / "huge.png"
+    huge.write_bytes(bytes(31_000_000))
+    page = visit()
+    page.locator("#picture input[type=file]").set_input_files(str(huge))
+    page.wait_for_selector("text=exceed the maximum allowed size")
+    page.locator("#examples button").first.click()  # as if nothing had been
+    page.wait_for_selector(".legend li")
+
+
+def test_names_are_text(visit, scene):
+    page = visit()
+    upload(page, scene)
+    evil = '<img src=x onerror="window.done=1">'
+    write(page, evil, "sky", "${window.done=2}{{this}}")
+    segment(page)
+    assert evil in page.locator(".legend .name").all_inner_texts()
+    assert f"never seen: {evil}" in page.inner_text(".remark")
+    entry(page, evil).click()
+    heat(page, "sky").click()
+    assert page.evaluate("() => window.done") is None
+    assert page.locator(".dsolo img").count() == 0
+
+
+def test_two_people_at_once(visit, tmp_path):
+    pages, classes = [], (("grass", "sky", "sand", "arrow"), ("road", "grass", "lava", "heart"))
+    paths = []
+    for index, names in zip((85, 146), classes, strict=True):
+        paths.append(tmp_path / f"{index}.png")
+        Image.fromarray(miniature.draw(0, index, split="validation").image).save(paths[-1])
+        pages.append(visit())
+        upload(pages[-1], paths[-1])
+        write(pages[-1], *names)
+    for _ in range(3):
+        for page in pages:
+            page.evaluate("() => { document.querySelector('.status').textContent = ''; }")
+            page.locator("#segment").click(no_wait_after=True)
+        for page, path, names in zip(pages, paths, classes, strict=True):
+            page.wait_for_function("() => document.querySelector('.status').textContent")
+            assert set(page.locator(".legend .name").all_inner_texts()) == set(names)
+            opacity(page, 100)
+            _, labels = wanted(path, names)
+            colours = dsolo.draw.palette(4).astype(int)[labels]
+            assert (canvas(page) == colours).all(-1).mean() > 0.9  # all but the lines
+
+
+def test_a_second_question_is_quick_and_memory_is_bounded(visit, server, scene, tmp_path):
+    """Prints the figures: run it with -s."""
+    page = visit()
+    new = tmp_path / "new.png"
+    picture = Image.open(scene).transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    picture.save(new)
+    upload(page, new)
+    seconds = []
+    write(page, *CLASSES)
+    for names in ((), ("lava",), ("moon", "house")):
+        write(page, *names)
+        start = time.perf_counter()
+        told = segment(page)
+        seconds.append((told, time.perf_counter() - start))
+    assert "was known" not in seconds[0][0]
+    for told, whole in seconds[1:]:
+        assert "was known" in told and whole < 1
+    print("\nfirst and later questions:", *(f"{whole:.2f} s: {told}" for told, whole in seconds))
+
+    large = np.random.default_rng(0).integers(0, 255, (60, 80, 3), np.uint8)
+    before = server.memory()
+    for index in range(12):  # 12 megapixels each: more than are kept
+        large[0, 0] = index
+        path = tmp_path / f"large_{index}.png"
+        Image.fromarray(large).resize((4000, 3000), Image.Resampling.NEAREST).save(path)
+        page = visit()
+        upload(page, path)
+        write(page, "sky", "grass")
+        assert "2 classes found in 4000 × 3000" in segment(page)
+        page.context.close()
+    most = server.memory("VmHWM")
+    print(f"memory: {before:.0f} MB before, {server.memory():.0f} MB after 12 pictures of 12 MP, ")
+    print(f"{most:.0f} MB at most")
+    assert server.memory() < before + 600 and most < before + 900
