@@ -3,15 +3,14 @@
 import argparse
 import contextlib
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import dsolo_jax as dsolo
-from dsolo_jax import images, results
-from dsolo_jax.commands import common, inputs, records, videos
-from dsolo_jax.commands.inputs import STDIN, Source
+from dsolo_jax import results
+from dsolo_jax.commands import common, inputs, pictures, records, videos
+from dsolo_jax.commands.inputs import Source
 from dsolo_jax.datasets.folder import PICTURES
 from dsolo_jax.readings import described, resolve
 from dsolo_jax.utils.faults import is_message
@@ -27,8 +26,9 @@ Labels every pixel of pictures, or of a video's frames, with one of the classes.
 
 One picture with --output=OUT.png gives an overlay with a legend, one video with
 --output=OUT.mp4 a video of overlays. Otherwise --output is a folder, which gets of each picture an
-overlay <name>.png and an index map masks/<name>.png, and shares.csv; of each video an overlay
-<name>.mp4. Names have the folders below the one that is given.
+overlay <name>.png and an index map masks/<name>.png (.tif, with its place, of a georeferenced
+TIFF), and shares.csv; of each video an overlay <name>.mp4. Names have the folders below the one
+that is given.
 
 A run that was stopped goes on where it was: pictures whose files are there are not segmented again,
 unless their size or time of change is another. A video that was not finished starts anew. run.json
@@ -72,7 +72,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add(
         "--output",
         required=True,
-        type=Path,
+        type=lambda text: Path(text).expanduser(),
         help="a folder; of one picture a PNG, or - for standard output; of one video an MP4",
     )
     add(
@@ -154,21 +154,6 @@ def run(options: argparse.Namespace) -> int:
     return _folder(options, words, sources)
 
 
-def _segment(
-    model: dsolo.Model, source: Source, words: Vocabulary, options: argparse.Namespace
-) -> dsolo.Result:
-    picture: Any = source.path
-    if source.path == STDIN:
-        picture = images.decode_image(sys.stdin.buffer.read(), "standard input")
-    found = dsolo.segment(model, picture, words, options.method, tile=options.tile)
-    return cast(dsolo.Result, found)
-
-
-def _write(kind: str, result: dsolo.Result, source: Source, path: Path) -> None:
-    """Writes one of the files of a picture."""
-    results.FILES[kind][1](result, path)
-
-
 def _keep(sources: Sequence[Source], targets: Sequence[Path]) -> None:
     """Refuses to overwrite what is to be read."""
     taken = {_file(source.path) for source in sources if source.path.exists()}
@@ -205,12 +190,12 @@ def _single(
         videos.check()
         videos.segment(common.load(options), words, options, source, {kind: output})
     else:
-        result = _segment(common.load(options), source, words, options)
+        result = pictures.segment(common.load(options), words, options, source)
         if output == STDOUT:
-            stdout.buffer.write(_encoded(kind, result, source))
+            stdout.buffer.write(pictures.encoded(kind, result, source))
             stdout.flush()
         else:
-            _write(kind, result, source, output)
+            pictures.write(kind, result, source, output)
         for name, share in sorted(result.shares().items(), key=lambda pair: -pair[1]):
             if share:
                 common.say(f"{name:30} {share:6.1%}")
@@ -221,15 +206,7 @@ def _single(
 def _is_for(output: Path, source: Source, kind: str) -> bool:
     if source.is_video:
         return kind == "overlay" and output.suffix.lower() == ".mp4"
-    return output == STDOUT or output.suffix.lower() == PurePath(results.FILES[kind][0]).suffix
-
-
-def _encoded(kind: str, result: dsolo.Result, source: Source) -> bytes:
-    """The bytes of what would be written."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / PurePath(results.FILES[kind][0]).name
-        _write(kind, result, source, path)
-        return path.read_bytes()
+    return output == STDOUT or pictures.fits(output, kind, source)
 
 
 # ------------------------------------------------------------------------------- a folder
@@ -245,37 +222,16 @@ def _folder(options: argparse.Namespace, words: Vocabulary, sources: Sequence[So
     question = _question(options, words)
     records.check(folder, question, options.overwrite, paths)
     earlier = {} if options.overwrite else records.done(folder, len(classes))
-    todo = [source for source in sources if not _is_done(source, targets[source], earlier)]
+    todo = {s: each for s, each in targets.items() if not _is_done(s, each, earlier)}
     if any(source.is_video for source in todo):
         videos.check()
-    if todo:
-        model = common.load(options)
+    model = common.load(options) if todo else None
     left = {source.place for source in todo}
-    failed = []
     with records.locked(folder):
         records.start(folder, question, {n: one for n, one in earlier.items() if n not in left})
         for parent in {path.parent for path in paths}:
             remove_leftovers(parent)
-        pictures = [source for source in todo if not source.is_video]
-        for source in progress(pictures, len(pictures), "segment", unit="pictures"):
-            state = records.state(source)
-            try:
-                result = _segment(model, source, words, options)
-            except (OSError, ValueError) as error:
-                failed.append(_said(error, source))
-                continue
-            for kind, path in targets[source].items():
-                _write(kind, result, source, path)
-            one = records.Done(state, list(result.shares().values()))
-            records.add(folder, source.place, one)
-        for source in (source for source in todo if source.is_video):
-            state = records.state(source)
-            try:
-                videos.segment(model, words, options, source, targets[source])
-            except (FileNotFoundError, ValueError) as error:
-                failed.append(_said(error, source))
-                continue
-            records.add(folder, source.place, records.Done(state, None))
+        failed = [] if model is None else _all(model, words, options, todo)
         records.write_shares(folder, classes)
     kinds = {"videos" if source.is_video else "pictures" for source in sources}
     common.say(
@@ -287,12 +243,46 @@ def _folder(options: argparse.Namespace, words: Vocabulary, sources: Sequence[So
     return 1 if failed else 0
 
 
+def _all(
+    model: dsolo.Model,
+    words: Vocabulary,
+    options: argparse.Namespace,
+    todo: Mapping[Source, Mapping[str, Path]],
+) -> list[str]:
+    """Makes the files of each picture, then of each video; says which could not be, and why."""
+    failed = []
+    stills = [source for source in todo if not source.is_video]
+    for source in progress(stills, len(stills), "segment", unit="pictures"):
+        state = records.state(source)
+        try:
+            result = pictures.segment(model, words, options, source)
+        except (OSError, ValueError) as error:
+            failed.append(_said(error, source))
+            continue
+        try:
+            for kind, path in todo[source].items():
+                pictures.write(kind, result, source, path)
+        except ValueError as error:  # such as a place that labels cannot take; no OSError, which
+            failed.append(_said(error, source))  # would be the next picture's too
+            continue
+        one = records.Done(state, list(result.shares().values()))
+        records.add(options.output, source.place, one)
+    for source in (source for source in todo if source.is_video):
+        state = records.state(source)
+        try:
+            videos.segment(model, words, options, source, todo[source])
+        except (FileNotFoundError, ValueError) as error:
+            failed.append(_said(error, source))
+            continue
+        records.add(options.output, source.place, records.Done(state, None))
+    return failed
+
+
 def _targets(folder: Path, source: Source, kinds: Sequence[str] | None) -> dict[str, Path]:
     """The files that a picture or a video gets, by their kinds."""
     if source.is_video:
         return videos.targets(folder, source, kinds or ["overlay"])
-    patterns = {kind: results.FILES[kind][0] for kind in kinds or ("overlay", "mask")}
-    return {kind: folder / pattern.format(name=source.name) for kind, pattern in patterns.items()}
+    return pictures.targets(folder, source, kinds or ["overlay", "mask"])
 
 
 def _check_distinct(folder: Path, targets: Mapping[Source, Mapping[str, Path]]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import dsolo_jax as dsolo
 from dsolo_jax import cli, draw, images
-from dsolo_jax.commands import segment as command
+from dsolo_jax.commands import pictures
 from dsolo_jax.datasets import miniature
 from tests.oracles import videos
 
@@ -157,13 +157,21 @@ def test_masks_and_overlays_in_one_place_are_refused(tmp_path, capsys):
     assert "run.json would be both the command's own" in capsys.readouterr().err
 
 
+def test_a_large_picture_is_no_reason_to_warn(photos, tmp_path, monkeypatch, recwarn):
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 10_000
+    )  # PIL warns above, and raises above twice
+    assert segment(photos / "a.png", f"--output={tmp_path / 'out.png'}") == 0
+    assert not [w for w in recwarn if w.category is Image.DecompressionBombWarning]
+
+
 # ------------------------------------------------------------------------------- going on
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(photos, tmp_path, monkeypatch, counted):
     whole, out = tmp_path / "whole", tmp_path / "out"
     assert segment(photos, "--recursive", f"--output={whole}") == 0
-    usual, written = command._write, []
+    usual, written = pictures.write, []
 
     class Killed(BaseException):
         pass
@@ -174,10 +182,10 @@ def test_a_run_that_was_killed_goes_on_where_it_was(photos, tmp_path, monkeypatc
             raise Killed
         usual(kind, result, source, path)
 
-    monkeypatch.setattr(command, "_write", kill)
+    monkeypatch.setattr(pictures, "write", kill)
     with pytest.raises(Killed):
         segment(photos, "--recursive", f"--output={out}")
-    monkeypatch.setattr(command, "_write", usual)
+    monkeypatch.setattr(pictures, "write", usual)
     left = out / "masks" / f".{'0f' * 16}.png"  # as `atomic` leaves it when a process is killed
     left.write_bytes(b"half")
     with (out / ".done.jsonl").open("a") as file:
@@ -238,6 +246,41 @@ def test_more_kinds_may_be_wanted_later(photos, tmp_path, counted):
     assert "labelme/b.json" in files(out) and len(counted) == 4
     assert segment(photos, f"--output={out}", "--save=labelme") == 0
     assert len(counted) == 4
+
+
+def test_other_programs_find_the_picture(photos, tmp_path):
+    out = tmp_path / "out"
+    assert segment(photos, "--recursive", f"--output={out}", "--save=coco,labelme") == 0
+    told = json.loads((out / "coco" / "trip" / "a.json").read_text())
+    assert told["images"][0]["file_name"] == "trip/a.png"
+    path = out / "labelme" / "trip" / "a.json"
+    shown = path.parent / json.loads(path.read_text())["imagePath"]
+    assert shown.resolve() == (photos / "trip" / "a.png").resolve()
+
+
+def test_masks_of_georeferenced_pictures_have_their_place(photos, tmp_path, counted):
+    import rasterio
+
+    place = {"crs": "EPSG:32633", "transform": rasterio.transform.from_origin(5e5, 5.4e6, 2, 2)}
+    pixels = np.asarray(scene(2)).transpose(2, 0, 1)
+    path, out = photos / "trip" / "field.tif", tmp_path / "out"
+    profile = {"driver": "GTiff", "height": 112, "width": 112, "count": 3, "dtype": "uint8"}
+    with rasterio.open(path, "w", **profile, **place) as file:
+        file.write(pixels)
+    for _ in range(2):
+        assert segment(photos / "trip", f"--output={out}") == 0
+        masks = ["masks/a.png", "masks/field.tif"]
+        assert files(out) == ["a.png", "field.png", *masks, "run.json", "shares.csv"]
+    assert len(counted) == 2
+    with rasterio.open(out / "masks" / "field.tif") as file:
+        assert file.crs == place["crs"] and file.transform == place["transform"]
+        labels = file.read(1)
+    assert segment(path, f"--output={tmp_path / 'one.tif'}", "--save=mask") == 0
+    with rasterio.open(tmp_path / "one.tif") as file:
+        np.testing.assert_array_equal(file.read(1), labels)
+    assert segment(path, f"--output={tmp_path / 'one.png'}", "--save=mask") == 0
+    np.testing.assert_array_equal(images.read_labels(tmp_path / "one.png"), labels)
+    assert segment(photos / "a.png", f"--output={tmp_path / 'no.tif'}", "--save=mask") == 1
 
 
 def test_files_of_others_are_not_overwritten(photos, tmp_path, capsys):
