@@ -5,6 +5,7 @@ Needs PyAV, the extra `video`. Frames are streamed, so that a film takes no more
 
 import contextlib
 import errno
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -200,7 +201,8 @@ def painter(
     most = draw._LEGEND_ENTRIES
     drawn: dict[str, Any] = {"labels": None}  # of the last labels, what does not need the picture
 
-    def legend(chosen: Iterable[int], size: int, width: int) -> Image.Image:
+    @functools.lru_cache(maxsize=8)
+    def legend(chosen: tuple[int, ...], size: int, width: int) -> Image.Image:
         entries = [(legible[c], "", colours[c]) for c in chosen]
         return draw._legend(entries, size, max(width, draw._SHORTEST_DISPLAY))
 
@@ -209,11 +211,13 @@ def painter(
         factor = -(-draw._SHORTEST_DISPLAY // longest) if longest < draw._SHORTEST_DISPLAY else 1
         large = labels.repeat(factor, axis=0).repeat(factor, axis=1)
         height, width = large.shape
-        size = max(15, max(height, width) // 45)
+        size = max(15, max(height, width) // 70)
         # No legend is larger than that of the longest names.
-        room = legend(sorted(range(len(names)), key=lambda c: -len(legible[c]))[:most], size, width)
+        longest_first = sorted(range(len(names)), key=lambda c: -len(legible[c]))
+        room = legend(tuple(longest_first[:most]), size, width)
         counts = np.bincount(labels.ravel(), minlength=len(names))
-        named = legend(sorted(np.argsort(-counts, kind="stable")[:most].tolist()), size, width)
+        largest_first = np.argsort(-counts, kind="stable").tolist()
+        named = legend(tuple(sorted(largest_first[:most])), size, width)
         total = height + room.height + 2 * size, max(width, room.width)
         canvas = np.full((*(side + side % 2 for side in total), 3), 255, np.uint8)
         canvas[height + size :][: named.height, : named.width] = np.asarray(named)
