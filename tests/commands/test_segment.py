@@ -1,5 +1,6 @@
 """`dsolo segment` on folders, lists, pipes and videos, in this process, by the miniature."""
 
+import functools
 import io
 import json
 import os
@@ -28,6 +29,14 @@ def segment(*arguments, classes=CLASSES):
 def scene(index, size=None):
     image = Image.fromarray(miniature.draw(3, index % 4).image)
     return image if size is None else image.resize(size)
+
+
+_LOAD = functools.cache(dsolo.load)
+
+
+@pytest.fixture(autouse=True)
+def loaded_once(monkeypatch):
+    monkeypatch.setattr(dsolo, "load", _LOAD)
 
 
 @pytest.fixture
