@@ -17,7 +17,8 @@ from dsolo_jax.datasets import miniature
 from tests.oracles import videos
 
 CLASSES = "water; sand; circle, disc; heart"
-NAMES = ("water", "sand", "circle", "heart")
+GIVEN = ["water", "sand", "circle, disc", "heart"]
+NAMES = ["water", "sand", "circle", "heart"]
 
 
 def segment(*arguments, classes=CLASSES):
@@ -164,6 +165,18 @@ def test_masks_and_overlays_in_one_place_are_refused(tmp_path, capsys):
     scene(0).save(folder / "run.png")
     assert segment(folder / "run.png", f"--output={out}", "--save=json") == 1
     assert "run.json would be both the command's own" in capsys.readouterr().err
+
+
+def test_tiles_are_passed_on(photos, tmp_path):
+    path, out = tmp_path / "wide.png", tmp_path / "out.png"
+    Image.fromarray(np.concatenate([np.asarray(scene(i)) for i in range(3)], axis=1)).save(path)
+    found = {}
+    for tile in (0, 112):
+        assert segment(path, f"--output={out}", "--save=mask", f"--tile={tile}") == 0
+        found[tile] = images.read_labels(out)
+        expected = dsolo.segment(_LOAD("miniature", graph=False), path, GIVEN, "kl", tile=tile)
+        np.testing.assert_array_equal(found[tile], expected.labels)
+    assert (found[0] != found[112]).any()
 
 
 def test_a_large_picture_is_no_reason_to_warn(photos, tmp_path, monkeypatch, recwarn):
@@ -419,9 +432,7 @@ def test_a_video_of_ten_seconds(film, tmp_path, capsys):
     assert np.abs(legend - legend[0]).mean() < 1 and legend.min() < 100
 
     told = json.loads((out / "film.json").read_text())
-    assert told["classes"] == [*NAMES] and [f["frame"] for f in told["frames"]] == [
-        *range(0, 50, 5)
-    ]
+    assert told["classes"] == NAMES and [f["frame"] for f in told["frames"]] == [*range(0, 50, 5)]
     for one, own in zip(told["frames"], labels, strict=True):
         assert one["seconds"] == pytest.approx(one["frame"] / 5, abs=1e-3)
         shares = [(own == c).mean() for c in range(4)]
