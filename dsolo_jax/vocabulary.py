@@ -121,11 +121,13 @@ def embed(
     # A word's prompts are by themselves: its embedding is its own to the bit, whatever is asked
     # beside it.
     for query, (texts, ids, name) in progress(new.items(), len(new), "text", unit="words"):
-        # Cut to the longest prompt: the text tower is causal. Lengths go up in eights, so that few
-        # shapes are compiled.
-        longest = ((ids == ids[:, -1:]).argmax(axis=1) + 1).max()  # rows end in end tokens
-        cut = ids[:, : min(-(-longest // 8) * 8, ids.shape[1])]
-        vectors = np.asarray(clip.encode_text(params, config, cut), np.float32)
+        lengths = (ids == ids[:, -1:]).argmax(axis=1) + 1  # rows end in end tokens
+        vectors = np.empty((len(ids), config.projection_dim), np.float32)
+        # The shorter and the longer half are each cut to their longest: the text tower is causal.
+        # Lengths go up in fours, so that few shapes are compiled.
+        for half in np.array_split(np.argsort(lengths, kind="stable"), min(2, len(ids))):
+            length = min(-(-lengths[half].max() // 4) * 4, ids.shape[1])
+            vectors[half] = clip.encode_text(params, config, ids[half, :length])
         norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
         for text, norm in zip(texts, norms[:, 0], strict=True):
             if not 0 < norm < np.inf:

@@ -27,6 +27,7 @@ from experiments.benchmarks import (
     networks,
     peers,
     pipeline,
+    questions,
     running,
     solver,
     upsample,
@@ -44,6 +45,7 @@ STAGES: dict[str, Callable[..., Iterator[running.Case]]] = {
     "peers": peers.run,
     "pipeline": pipeline.run,
     "memory": memory.run,
+    "questions": questions.run,
 }
 
 _STAGE = flags.DEFINE_enum("stage", "all", ["all", *STAGES], "What to time.")

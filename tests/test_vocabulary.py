@@ -115,7 +115,7 @@ def test_a_word_is_embedded_once_and_alike_beside_any_others(loaded, monkeypatch
     for number in range(1, 4):
         found = vocabulary.embed(words[:number][::-1], *loaded)
         np.testing.assert_array_equal(found, together[:number][::-1])
-        assert len(encoded) == number
+        assert len(encoded) == 2 * number  # the shorter and the longer prompts
 
 
 def test_other_weights_words_or_templates_are_other_entries(loaded):

@@ -75,6 +75,7 @@ def _print_peak(job: Callable) -> None:
 _JOBS = {
     "segment 4000 x 3000, 150 classes": ("segment((3000, 4000))", None),
     "segment 1000 x 1000, then 5480 x 3650": ("segment((1000, 1000), (3650, 5480))", None),
+    "segment 12000 x 9000 by tiles, 150 classes": ("segment((9000, 12000))", None),
     "graph, N=16384": ("graph(1024)", 16384),
 }
 

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 from unittest import mock
 
@@ -20,6 +21,7 @@ from experiments.benchmarks import (
     earlier,
     environment,
     pipeline,
+    questions,
     reading,
     running,
     solver,
@@ -289,6 +291,18 @@ def test_maps_are_those_of_pictures_and_classes_are_repeated():
     assert more.cosines.shape == (2, 21, 64) and more.presence.shape == (2, 21)
     assert (more.cosines[:, 19:] == maps.cosines[:, :2]).all()
     assert 1 < world.steps(maps.cosines, graph, dsolo.Readings()) <= 30
+
+
+def test_questions_are_timed_beside_the_first(monkeypatch, capsys):
+    monkeypatch.setattr(questions, "_TURNS", 2)
+    questions.ask("miniature, 112x112")
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"first", "new", "known"} and min(found.values()) > 0
+    done = subprocess.CompletedProcess([], 0, '{"first": 2.0, "new": 1.0, "known": 0.5}\n')
+    monkeypatch.setattr(questions.subprocess, "run", lambda *_, **__: done)
+    rows = [case.measure() for case in questions.run()]
+    assert [row["seconds"] for row in rows] == [1.0, 0.5] * 2
+    assert rows[0]["beside"] == {"the first question": {"seconds": 2.0, "ratio": 0.5}}
 
 
 def test_agreement_is_the_share_of_equal_labels(monkeypatch):

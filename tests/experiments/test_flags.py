@@ -24,7 +24,7 @@ from dsolo_jax import cli, datasets
 from dsolo_jax.datasets import miniature, prepared
 from dsolo_jax.utils import files
 from experiments import ablation, comparison, evaluation, search
-from experiments.benchmarks import memory, networks, peers, pipeline, solver, upsample
+from experiments.benchmarks import memory, networks, peers, pipeline, questions, solver, upsample
 from experiments.benchmarks.running import Case
 from experiments.training import contrastive, diffusion, loop, retrieval
 from tests.datasets import originals
@@ -106,7 +106,7 @@ _TRAINING = {
 }
 _PREPARE = "--dataset=ade20k --source={a} --data_dir={out}"
 _SEARCH = f"{_WORLD} --search=4"
-_SEGMENT = "{a}/images/one.png --classes=sky;sand --output={out} --preset=miniature"
+_SEGMENT = "{a}/images/one.png --classes=sky;sand --output={out}/one.png --preset=miniature"
 
 TABLE: dict[str, dict[str, Row | str]] = {
     "benchmark": {
@@ -182,13 +182,19 @@ TABLE: dict[str, dict[str, Row | str]] = {
     },
     "segment": {
         "classes": Row(_SEGMENT, "--classes=sky"),
-        "output": Row(_SEGMENT, "--output={b}/other"),
+        "output": Row(_SEGMENT, "--output={b}/other.png"),
         "background": Row(_SEGMENT, "--background"),
         "preset": Row(_SEGMENT, "--preset=dslo_b16"),
         "clip": Row(_SEGMENT, "--clip={a}"),
         "attention": Row(_SEGMENT, "--attention=clip"),
         "method": Row(_SEGMENT, "--method=kl"),
         "readings": Row(_SEGMENT, "--readings=paper"),
+        "list": "commands/test_segment.py::test_patterns_and_lists",
+        "recursive": "commands/test_segment.py::test_results_below_have_the_folders_below",
+        "save": Row(_SEGMENT, "--save=mask"),
+        "tile": Row(_SEGMENT, "--tile=64"),
+        "every": "commands/test_segment.py::test_a_video_of_ten_seconds",
+        "smooth": "commands/test_segment.py::test_a_video_of_ten_seconds",
         "overwrite": "test_cli.py::test_only_what_is_missing_is_made_unless_all_of_it_is_wanted",
         "verbose": "test_cli.py::test_a_single_broken_picture_is_an_error_and_leaves_nothing",
     },
@@ -305,12 +311,14 @@ def watched(model, seen):
         seen.append(f"{load} {setting}")
         return comparison.Cost(1.0, 1.0)
 
-    def segment(model, pixels, words, method):
-        seen.append(f"{words} {method}")
+    def segment(model, picture, words, method, tile):
+        seen.append(f"{words} {method} {tile}")
+        pixels = dsolo.images.read_image(picture)
         labels = np.zeros(pixels.shape[:2], np.int32)
         return dsolo.Result(labels, None, words.classes, pixels)
 
-    stages = tuple((part, "run") for part in (solver, upsample, peers, pipeline, memory))
+    parts = solver, upsample, peers, pipeline, memory, questions
+    stages = tuple((part, "run") for part in parts)
     stages += tuple((networks, name) for name in ("pictures", "texts", "graphs"))
     with contextlib.ExitStack() as stack:
         for place, name, stub in (
