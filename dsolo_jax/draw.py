@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from itertools import chain
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from dsolo_jax.images import resize
@@ -91,7 +91,7 @@ def overlay(
         choose("hidden class", name, names)
     seen = np.array([name not in hidden for name in names])
     opacities = opacity * seen[:, None]
-    colours, names = palette(len(names)), _legible(names)
+    colours, names = palette(len(names)), legible(names)
     counts = np.bincount(labels.ravel(), minlength=len(names))
     entries = [
         (names[c], _percent(counts[c] / labels.size), colours[c])
@@ -99,10 +99,10 @@ def overlay(
         if counts[c] and seen[c]
     ]
     longest = max(labels.shape)
-    factor = -(-_SHORTEST_DISPLAY // longest) if longest < _SHORTEST_DISPLAY else 1
+    factor = -(-SHORTEST_DISPLAY // longest) if longest < SHORTEST_DISPLAY else 1
     picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
     mixed = (1 - opacities[shown]) * picture + opacities[shown] * colours[shown]
-    mixed[_borders(np.where(seen[shown], shown, -1))] = _BORDER
+    mixed[borders(np.where(seen[shown], shown, -1))] = _BORDER
     drawn = Image.fromarray(np.round(mixed).astype(np.uint8))
     return _above_legend(drawn, entries, min(26, max(15, max(drawn.size) // 45)))
 
@@ -141,7 +141,7 @@ def panel(
             for column in zip(*labels, strict=True)
         ]
     )
-    words = [*zip(_legible(names), remarks or [""] * nameless, strict=True), ("not counted", "")]
+    words = [*zip(legible(names), remarks or [""] * nameless, strict=True), ("not counted", "")]
     present = sorted(np.flatnonzero(counts.any(axis=0)), key=lambda c: (*-counts[:, c], c))
     entries = [(*words[c], colours[c]) for c in present]
 
@@ -157,7 +157,7 @@ def panel(
     heights = [max(len(part) for part in row) + gap for row in rows]
     canvas = Image.new("RGB", (len(rows[0]) * cell - gap, head + sum(heights) - gap), _PAPER)
     draw = ImageDraw.Draw(canvas)
-    for number, title in enumerate(_legible(titles, "column") * min(across, len(examples))):
+    for number, title in enumerate(legible(titles, "column") * min(across, len(examples))):
         middle, font = number * cell + (cell - gap) // 2, _font(title, size)
         draw.text((middle, head // 2), _fitting(title, font, cell - gap), _INK, font, anchor="mm")
     for i, row in enumerate(rows):
@@ -167,8 +167,8 @@ def panel(
     return _above_legend(canvas, entries, size)
 
 
-_SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
-_LEGEND_ENTRIES, _NAME_WIDTH = 24, 14  # in sizes of the font
+SHORTEST_DISPLAY, _LONGEST_DISPLAY = 480, 1600
+LEGEND_ENTRIES, _NAME_WIDTH = 24, 14  # in sizes of the font
 _BORDER = (255, 255, 255)
 _PAPER, _INK, _FAINT, _NAMELESS = (255, 255, 255), (34, 34, 34), (128, 128, 128), (24, 24, 24)
 
@@ -182,8 +182,8 @@ def _scaled(image: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.nda
     return (resize(image, (h, w)) if scale < 1 else image[nearest]), labels[nearest]
 
 
-def _borders(labels: np.ndarray) -> np.ndarray:
-    """True where the pixel to the right or below is of another class."""
+def borders(labels: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Marks pixels whose neighbour to the right or below is of another class."""
     mask = np.zeros(labels.shape, bool)
     mask[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     mask[:-1] |= labels[:-1] != labels[1:]
@@ -197,21 +197,21 @@ def _above_legend(picture: Image.Image, entries: list[_Entry], size: int) -> Ima
     """The picture above the classes' names, in a font of `size`; alone where there are none."""
     if not entries:
         return picture
-    legend = _legend(entries, size, max(picture.width, _SHORTEST_DISPLAY))
-    width = max(picture.width, legend.width, _SHORTEST_DISPLAY)
-    canvas = Image.new("RGB", (width, picture.height + size + legend.height + size), _PAPER)
+    below = legend(entries, size, max(picture.width, SHORTEST_DISPLAY))
+    width = max(picture.width, below.width, SHORTEST_DISPLAY)
+    canvas = Image.new("RGB", (width, picture.height + size + below.height + size), _PAPER)
     canvas.paste(picture, ((width - picture.width) // 2, 0))
-    canvas.paste(legend, (0, picture.height + size))
+    canvas.paste(below, (0, picture.height + size))
     return canvas
 
 
-def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
-    """A table read down its columns, as many as there is room for in `width`."""
+def legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
+    """Draws a table read down its columns, as many as there is room for in `width` pixels."""
     font = ImageFont.load_default(size)
     row, gap = round(1.6 * size), size
-    rest = len(entries) - _LEGEND_ENTRIES
+    rest = len(entries) - LEGEND_ENTRIES
     rows = []
-    for name, remark, colour in entries[:_LEGEND_ENTRIES]:
+    for name, remark, colour in entries[:LEGEND_ENTRIES]:
         own = _font(name, size)
         rows.append((_fitting(name, own, _NAME_WIDTH * size), own, remark, colour))
     name_width = max(math.ceil(own.getlength(name)) for name, own, _, _ in rows)
@@ -237,8 +237,8 @@ def _legend(entries: list[_Entry], size: int, width: int) -> Image.Image:
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
-def _legible(names: Sequence[str], what: str = "class") -> list[str]:
-    """Names in one line each; numbers instead of those in letters that no font has."""
+def legible(names: Sequence[str], what: str = "class") -> list[str]:
+    """Puts names in one line each; numbers instead of those in letters that no font has."""
     lines = [" ".join(name.split()) for name in names]
     return [f"{what} {i}" if _font_file(line) is None else line for i, line in enumerate(lines)]
 

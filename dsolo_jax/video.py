@@ -197,18 +197,18 @@ def painter(
     own colour, present or not. Of more than 24 classes it has those with most pixels in the frame.
     Frames whose longer side is below 480 pixels are enlarged.
     """
-    colours, legible = draw.palette(len(names)), draw._legible(names)
-    most = draw._LEGEND_ENTRIES
+    colours, legible = draw.palette(len(names)), draw.legible(names)
+    most = draw.LEGEND_ENTRIES
     drawn: dict[str, Any] = {"labels": None}  # of the last labels, what does not need the picture
 
     @functools.lru_cache(maxsize=8)
     def legend(chosen: tuple[int, ...], size: int, width: int) -> Image.Image:
         entries = [(legible[c], "", colours[c]) for c in chosen]
-        return draw._legend(entries, size, max(width, draw._SHORTEST_DISPLAY))
+        return draw.legend(entries, size, max(width, draw.SHORTEST_DISPLAY))
 
     def redraw(labels: np.ndarray) -> None:
         longest = max(labels.shape)
-        factor = -(-draw._SHORTEST_DISPLAY // longest) if longest < draw._SHORTEST_DISPLAY else 1
+        factor = -(-draw.SHORTEST_DISPLAY // longest) if longest < draw.SHORTEST_DISPLAY else 1
         large = labels.repeat(factor, axis=0).repeat(factor, axis=1)
         height, width = large.shape
         size = max(15, max(height, width) // 70)
@@ -223,7 +223,7 @@ def painter(
         canvas[height + size :][: named.height, : named.width] = np.asarray(named)
         left = (total[1] - width) // 2
         place = slice(0, height), slice(left, left + width)
-        layer, borders = Image.fromarray(colours[large]), draw._borders(large)
+        layer, borders = Image.fromarray(colours[large]), draw.borders(large)
         drawn.update(labels=labels, canvas=canvas, place=place, layer=layer, borders=borders)
 
     def paint(pixels: np.ndarray, labels: np.ndarray) -> np.ndarray:
