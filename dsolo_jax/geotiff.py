@@ -21,7 +21,8 @@ def is_georeferenced(path: str | os.PathLike) -> bool:
     if Path(path).suffix.lower() not in (".tif", ".tiff"):
         return False
     try:
-        with TiffImagePlugin.TiffImageFile(path) as image:
+        image = TiffImagePlugin.TiffImageFile(path)
+        with image:
             tags = set(image.tag_v2)
     except (OSError, ValueError, SyntaxError):
         return False  # reading the picture says what is wrong
