@@ -102,7 +102,6 @@ def visit(server, browser):
         page.wait_for_selector("#segment")
         page.wait_for_selector("#examples button")
         page.wait_for_selector(UPLOAD)
-        page.wait_for_timeout(300)  # Gradio makes it alive
         return page
 
     yield open_page
@@ -270,9 +269,14 @@ def tab_to(page, what):
 def test_everything_works_by_keyboard_alone(visit, scene):
     page = visit()
     tab_to(page, UPLOAD)
-    with page.expect_file_chooser() as chooser:
+    choosers = []
+    page.on("filechooser", lambda chooser: choosers.append(chooser))
+    for _ in range(20):  # until Gradio has made the button alive
         page.keyboard.press("Enter")
-    chooser.value.set_files(str(scene))
+        page.wait_for_timeout(500)
+        if choosers:
+            break
+    choosers[-1].set_files(str(scene))
     page.wait_for_selector("#picture img")
     tab_to(page, "#classes input")
     for name in ("grass", "sky, heaven", "moon", "arrow"):
