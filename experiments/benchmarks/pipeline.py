@@ -39,6 +39,8 @@ _AGREEMENTS = {
     "bfloat16 with float32, appearance": partial(world.agreement, "appearance"),
     "bfloat16 with float32, miniature": partial(world.agreement, "miniature"),
     "batches of 8 with single pictures": partial(world.batch_agreement, 8),
+    "tiles of 96 pixels with whole scenes of 112": partial(world.tile_agreement, 96),
+    "tiles of 112 pixels on sheets of six scenes with the scenes": world.sheet_agreement,
 }
 
 

@@ -4,11 +4,12 @@ import functools
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 import dsolo_jax as dsolo
 from dsolo_jax import images, pipeline, solver, vocabulary
@@ -119,6 +120,41 @@ def batch_agreement(batch: int, number: int = 32) -> dict[str, float | int]:
         return [found[i][0].labels for i in range(number)]
 
     return _equal(labels(1), labels(batch))
+
+
+def tile_agreement(tile: int, number: int = 32) -> dict[str, float | int]:
+    """Compares the labels of scenes that are taken by tiles with those of the whole scenes.
+
+    Returns:
+        As `agreement`.
+    """
+    model = dsolo.load("miniature")
+
+    def labels(tile: int) -> list[Int[np.ndarray, "H W"]]:
+        found = dsolo.segment(model, list(scenes(number)), miniature.CLASSES, tile=tile)
+        return [result.labels for result in found]
+
+    return _equal(labels(0), labels(tile))
+
+
+def sheet_agreement(sheets: int = 5) -> dict[str, float | int]:
+    """Compares the labels of sheets, two by three scenes, that are taken by tiles of a scene's size
+    every half of it, with those of the scenes by themselves; the whole sheet cannot be known.
+
+    Returns:
+        As `agreement`.
+    """
+    model = dsolo.load("miniature")
+    drawn = [np.stack(scenes(6 * sheets)[6 * i : 6 * i + 6]) for i in range(sheets)]
+
+    def sheet(parts: Shaped[np.ndarray, "6 s s *c"]) -> Shaped[np.ndarray, "_ _ *c"]:
+        return np.concatenate([np.concatenate(list(row), 1) for row in (parts[:3], parts[3:])])
+
+    def labels(image: Any, tile: int) -> Int[np.ndarray, "H W"]:
+        return dsolo.segment(model, image, miniature.CLASSES, tile=tile).labels
+
+    alone = [sheet(np.stack([labels(scene, 0) for scene in six])) for six in drawn]
+    return _equal(alone, [labels(sheet(six), 112) for six in drawn])
 
 
 def _equal(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> dict[str, float | int]:
