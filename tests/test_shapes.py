@@ -24,6 +24,7 @@ import numpy as np
 import dsolo_jax as dsolo
 from dsolo_jax import background, images, metrics, pipeline, upsample, vocabulary
 from dsolo_jax.datasets import miniature
+from dsolo_jax.web import answer, view
 
 labels, clip, *folders = sys.argv[1:]
 random = np.random.default_rng(0)
@@ -56,6 +57,8 @@ result.save(os.path.dirname(labels), what=["overlay", "mask", "json", "labelme"]
 result.masks(), result._repr_png_()
 ring = np.pad(np.zeros((1, 1), np.int32), 1, constant_values=1)
 dataclasses.replace(result, labels=ring, pixels=np.zeros((3, 3, 3), np.uint8)).to_labelme()
+answer.shrunk(answer.read_picture(images.encode_png(pictures[0]), answer.Limits()))
+view.view_of(answer.Answer(result, np.zeros((3, 4, 5), np.float32), (90, 130), 0.1, True))
 labels_of = partial(dsolo.export.labels, config=model.config, num_classes=3)
 jax.eval_shape(labels_of, model.params, pixels=pictures[0], text=text, query_class=of)
 windows = {"short_side": 64, "crop": 48, "stride": 32}

@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 
+from dsolo_jax.utils.extras import extra
+
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -48,11 +50,12 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         ValueError, OSError: an unknown preset, weights that cannot be had, a port that is taken.
-        ImportError: gradio is missing.
+        MissingExtraError: gradio is missing.
     """
     # Before gradio is imported, which reads them: nothing is told to anyone.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    extra("gradio", "web")
     from dsolo_jax.web import answer, page
 
     if options.host not in _LOOPBACK:

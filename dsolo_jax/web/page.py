@@ -52,12 +52,18 @@ def serve(service: Service, host: str, port: int) -> None:
     """Serves the page until the process is interrupted or told to end.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the host or port cannot be listened at.
     """
     stopped = threading.Event()
     with temporary_folder() as folder:
         page = build(service, folder)
-        page.launch(**launching(service), server_name=host, server_port=port)
+        try:
+            page.launch(**launching(service), server_name=host, server_port=port)
+        except OSError as error:
+            raise OSError(
+                f"the page cannot listen at {host}, port {port} ({error}); is the port taken? Give "
+                "another one with --port"
+            ) from error
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         print(f"the page is at {page.local_url} (Ctrl+C ends it)", flush=True)

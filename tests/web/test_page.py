@@ -1,13 +1,17 @@
 """The page's server as a client without a browser sees it: what it accepts, and what it refuses."""
 
+import argparse
 import json
 import socket
+import sys
 import threading
 
+import httpx
 import pytest
 
-gradio = pytest.importorskip("gradio")
-httpx = pytest.importorskip("httpx")
+from dsolo_jax import web
+from dsolo_jax.utils.extras import MissingExtraError
+from dsolo_jax.web import answer, page
 
 FILE = {"_type": "gradio.FileData"}
 HOW = [["grass", "sky", "arrow"], False, "miniature", *["the preset's own"] * 3]
@@ -22,8 +26,6 @@ def free_port():
 @pytest.fixture(scope="module")
 def client(service):
     """A client of a running page, whose limit of an upload is 100 kB."""
-    from dsolo_jax.web import page
-
     small = service.limits._replace(upload=100_000)
     usual, service.limits = service.limits, small
     with page.temporary_folder() as folder:
@@ -173,3 +175,36 @@ def test_downloads_are_of_what_was_asked_last_by_the_same_person(client, scene):
     client.get(f"/gradio_api/call/segment/{made['event_id']}")
     other = client.post("/gradio_api/call/download", json={"data": []}).json()["event_id"]
     assert "event: error" in client.get(f"/gradio_api/call/download/{other}").text
+
+
+def _command(*arguments):
+    parser = argparse.ArgumentParser()
+    web.add_arguments(parser)
+    return web.run(parser.parse_args(arguments))
+
+
+def test_a_port_that_is_taken_is_told(monkeypatch, service, capsys):
+    monkeypatch.setattr(answer, "Service", lambda *_: service)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(OSError, match=f"127.0.0.1, port {port} .*--port"):
+            _command(f"--port={port}")
+    assert capsys.readouterr().err == ""
+
+
+def test_options_become_limits_and_other_hosts_are_warned_of(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(answer, "Service", lambda *given: given)
+    monkeypatch.setattr(page, "serve", lambda *given: seen.append(given))
+    many = "--max-upload=5", "--max-pixels=2", "--max-classes=999"
+    assert _command("--preset=miniature, clip_b16", "--host=0.0.0.0", *many) == 0
+    [((presets, sources, limits), host, port)] = seen
+    assert (presets, sources, host, port) == (["miniature", "clip_b16"], [], "0.0.0.0", 7860)
+    assert (limits.upload, limits.pixels, limits.classes) == (5_000_000, 2_000_000, 255)
+    assert "others may reach it" in capsys.readouterr().err
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "dsolo-jax\[web\]"'):
+        _command()
