@@ -45,7 +45,7 @@ _ON_EXAMPLE = """element.querySelectorAll("button").forEach((button, index) =>
 _KEPT_FOR = 3600  # seconds that uploaded files and ZIPs lie on the disk
 _WAITING = 16  # questions
 _SESSIONS = 1000
-_WARM = (4, 5, 3, 6, 2, 7, 8, 1)  # classes
+_WARM = (4, 5, 3, 6, 2, 7, 8, 1, 9, 10, 11, 12)  # classes
 
 
 def serve(service: Service, host: str, port: int) -> None:
@@ -176,6 +176,7 @@ def build(service: Service, folder: Path) -> gr.Blocks:
                     html_template=_example_buttons(scenes),
                     js_on_load=_ON_EXAMPLE,
                     apply_default_css=False,
+                    visible="miniature" in service.presets,
                     elem_id="examples",
                 )
                 with gr.Accordion("Model and method", open=False):
@@ -215,15 +216,19 @@ def build(service: Service, folder: Path) -> gr.Blocks:
                 raise gr.Error(explain(error), print_exception=False) from error
 
         def chosen(event: gr.EventData):
-            """Gives an example and its classes."""
+            """Gives an example and its classes, for the preset that knows them."""
             path = list(scenes)[int(event.index)]
-            return str(path), list(scenes[path]), False
+            return str(path), list(scenes[path]), False, "miniature"
 
         given = [picture, classes, everything, *settings]
         shown = [viewer, asked, download]
         start.click(ask, given, shown, api_name="segment", show_progress_on=viewer, **queue)
         examples.select(
-            chosen, None, [picture, classes, everything], api_visibility="private", queue=False
+            chosen,
+            None,
+            [picture, classes, everything, settings[0]],
+            api_visibility="private",
+            queue=False,
         ).then(ask, given, shown, api_visibility="private", show_progress_on=viewer, **queue)
         download.click(zipped, asked, packed, api_name="download", **queue).success(
             None, js="() => document.querySelector('#packed').click()"

@@ -364,6 +364,38 @@ def test_what_cannot_be_done_is_told_and_the_server_lives(visit, server, scene, 
     page.wait_for_selector(".legend li")
 
 
+def choose(page, label, value):
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=value, exact=True).click()
+
+
+def test_model_and_method_are_chosen(visit, scene):
+    page = visit()
+    upload(page, scene)
+    write(page, *CLASSES)
+    segment(page)
+    own = canvas(page)
+    page.get_by_role("button", name="Model and method").click()
+    choose(page, "Method", "path")
+    assert "was known" in segment(page)
+    path = canvas(page)
+    assert (path != own).any()
+    choose(page, "Source of the patch graph", "clip")
+    assert "was known" not in segment(page)  # another graph
+    assert (canvas(page) != path).any()
+    page.get_by_label("Readings", exact=True).fill("robust,epsilon=0.5")
+    page.keyboard.press("Enter")
+    assert "4 classes" in segment(page)
+    page.get_by_label("Readings", exact=True).fill("robust,epsilom=0.5")
+    page.keyboard.press("Enter")
+    assert "did you mean 'epsilon'?" in segment(page)
+    choose(page, "Readings", "robust")
+    page.get_by_label("add a class for everything else").check()
+    assert "of 5 classes" in segment(page)
+    assert "background" in page.locator(".legend .name").all_inner_texts()
+    photograph(page, "desktop_settings")
+
+
 def test_names_are_text(visit, scene):
     page = visit()
     upload(page, scene)
