@@ -167,9 +167,8 @@ class Service:
         choose("preset", preset, self.presets)
         if question.source != OWN:
             choose("attention source", question.source, self.sources)
-        words = read_words(question.classes, self.limits)
-        if question.background:
-            words = background.with_background(words)
+        asked = read_words(question.classes, self.limits)
+        words = background.with_background(asked) if question.background else asked
         with self._lock:  # one at a time: the memory is that of one
             start = time.perf_counter()
             model = self._model(preset, question.source)
@@ -189,7 +188,7 @@ class Service:
             result = pipeline.result(encoded, scores, words, setting.readings)
             seconds = time.perf_counter() - start
             forget_programs()
-        said = remark(words, size) if model.config.tokenizer == "miniature" else ""
+        said = remark(asked, size) if model.config.tokenizer == "miniature" else ""
         return Answer(result, np.asarray(scores), size, seconds, known, said)
 
     def _model(self, preset: str, source: str) -> Model:
@@ -218,20 +217,27 @@ def remark(words: Vocabulary, size: tuple[int, int]) -> str:
         said.append("The preset miniature knows small drawn scenes alone, not photographs.")
     unknown = [word for word in words.queries if not set(word.lower().split()) & set(CLASSES)]
     if unknown:
-        named = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        more = f" and {len(unknown) - 5} others" if len(unknown) > 5 else ""
+        named = ", ".join(unknown[:5]) + more
         said.append(f"The preset miniature has never seen: {named}. It knows {', '.join(CLASSES)}.")
     return " ".join(said)
 
 
+def split(typed: Sequence[str]) -> tuple[str, ...]:
+    """Makes a class of each name that was typed: ";" separates classes too, empty ones and
+    repeated ones are left out."""
+    names = (part for name in typed for part in name.split(";"))
+    names = (", ".join(filter(None, map(str.strip, name.split(",")))) for name in names)
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
 def read_words(classes: Sequence[str], limits: Limits) -> Vocabulary:
-    """Makes a vocabulary of what was typed: ";" separates classes too, empty ones are left out.
+    """Makes a vocabulary of what was typed, see `split`.
 
     Raises:
         ValueError: no class, too many, one too long, or what `vocabulary.parse` refuses.
     """
-    names = [part for name in classes for part in name.split(";")]
-    names = [", ".join(filter(None, map(str.strip, name.split(",")))) for name in names]
-    names = list(dict.fromkeys(filter(None, names)))
+    names = split(classes)
     if not names:
         raise ValueError("no classes are given; write at least one, such as grass, and press Enter")
     if len(names) > limits.classes:

@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from dsolo_jax import images
 from dsolo_jax.datasets import miniature
 from dsolo_jax.solver.discrepancy import METHODS
-from dsolo_jax.web.answer import OWN, Question, Service, explain, pack
+from dsolo_jax.web.answer import OWN, Question, Service, explain, pack, split
 from dsolo_jax.web.guard import Guard
 from dsolo_jax.web.view import view_of
 
@@ -194,17 +194,20 @@ def build(service: Service, folder: Path) -> gr.Blocks:
                 packed = gr.DownloadButton("ZIP", visible="hidden", elem_id="packed")
 
         def ask(path, names, everything, *settings):
-            """Answers a question: what the viewer shows, what was asked, and whether it can be
-            downloaded. An error is told in the viewer, which keeps the last answer."""
+            """Answers a question: what the viewer shows, what was asked, whether it can be
+            downloaded, and a chip for each class. An error is told in the viewer, which keeps the
+            last answer."""
             try:
                 if not path:
                     raise ValueError("no picture is given; drop, paste or choose one first")
-                classes = tuple(map(str, names or ()))
-                question = Question(path, classes, *settings, bool(everything))
+                typed = tuple(map(str, names or ()))
+                chips = split(typed)
+                question = Question(path, chips, *settings, bool(everything))
                 answer = service.ask(question)
             except Exception as error:
-                return {"error": explain(error)}, gr.skip(), gr.skip()
-            return view_of(answer), question, gr.update(interactive=True)
+                return {"error": explain(error)}, gr.skip(), gr.skip(), gr.skip()
+            tidied = gr.skip() if chips == typed else list(chips)
+            return view_of(answer), question, gr.update(interactive=True), tidied
 
         def zipped(question):
             """Answers a question again and packs it."""
@@ -221,7 +224,7 @@ def build(service: Service, folder: Path) -> gr.Blocks:
             return str(path), list(scenes[path]), False, "miniature"
 
         given = [picture, classes, everything, *settings]
-        shown = [viewer, asked, download]
+        shown = [viewer, asked, download, classes]
         start.click(ask, given, shown, api_name="segment", show_progress_on=viewer, **queue)
         examples.select(
             chosen,

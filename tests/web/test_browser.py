@@ -257,6 +257,15 @@ def test_masks_are_downloaded(visit, scene):
     np.testing.assert_array_equal(mask, labels[::5, ::5])
 
 
+def test_pasted_classes_become_chips(visit, scene):
+    page = visit()
+    upload(page, scene)
+    write(page, "grass; sky,heaven ;", "sand")
+    assert "of 3 classes" in segment(page)
+    page.wait_for_function("() => document.querySelectorAll('#classes .token').length === 3")
+    assert page.locator("#classes .token").all_inner_texts() == ["grass", "sky, heaven", "sand"]
+
+
 def tab_to(page, what):
     """Presses Tab until a selector has the focus."""
     for _ in range(60):
