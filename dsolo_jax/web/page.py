@@ -142,7 +142,6 @@ def build(service: Service, folder: Path) -> gr.Blocks:
     Args:
         folder: where example pictures and ZIPs are put.
     """
-    scenes = _draw_examples(folder)
     queue: Any = {"concurrency_limit": 1, "concurrency_id": "model"}
     cleaning = (min(_KEPT_FOR, 600), _KEPT_FOR)
     with gr.Blocks(title="dsolo", analytics_enabled=False, delete_cache=cleaning) as page:
@@ -173,7 +172,7 @@ def build(service: Service, folder: Path) -> gr.Blocks:
                 start = gr.Button("Segment", variant="primary", elem_id="segment")
                 examples = gr.HTML(
                     None,
-                    html_template=_example_buttons(scenes),
+                    html_template=_example_buttons(folder),
                     js_on_load=_ON_EXAMPLE,
                     apply_default_css=False,
                     visible="miniature" in service.presets,
@@ -220,8 +219,8 @@ def build(service: Service, folder: Path) -> gr.Blocks:
 
         def chosen(event: gr.EventData):
             """Gives an example and its classes, for the preset that knows them."""
-            path = list(scenes)[int(event.index)]
-            return str(path), list(scenes[path]), False, "miniature"
+            index, names = list(_EXAMPLES.items())[int(event.index)]
+            return str(_example(folder, index)), list(names), False, "miniature"
 
         given = [picture, classes, everything, *settings]
         shown = [viewer, asked, download, classes]
@@ -283,28 +282,27 @@ def _settings(service: Service) -> list[gr.components.Component]:
     return [preset, source, method, readings]
 
 
-def _draw_examples(folder: Path) -> dict[Path, tuple[str, ...]]:
-    """Draws the example scenes: a PNG of each, and its classes."""
-    scenes = {}
-    for index, names in _EXAMPLES.items():
-        path = folder / "examples" / f"scene_{index}.png"
+def _example(folder: Path, index: int) -> Path:
+    """Gives an example scene as a PNG, drawn where it is not there yet or was cleaned away."""
+    path = folder / "examples" / f"scene_{index}.png"
+    if not path.is_file():
         images.write_png(path, miniature.draw(0, index, split="validation").image)
-        scenes[path] = names
-    return scenes
+    return path
 
 
-def _example_buttons(scenes: dict[Path, tuple[str, ...]]) -> str:
-    """Draws a button for each scene, in HTML; it is named by its classes."""
+def _example_buttons(folder: Path) -> str:
+    """Draws a button for each example, in HTML; it is named by the classes."""
     buttons = []
-    for path, names in scenes.items():
-        label, coded = ", ".join(names), base64.b64encode(path.read_bytes()).decode("ascii")
+    for index, names in _EXAMPLES.items():
+        data = base64.b64encode(_example(folder, index).read_bytes()).decode("ascii")
+        label = ", ".join(names)
         buttons.append(
             f'<button type="button" title="{label}" aria-label="Drawn scene: {label}">'
-            f'<img alt="" src="data:image/png;base64,{coded}"></button>'
+            f'<img alt="" src="data:image/png;base64,{data}"></button>'
         )
     return f'<p>Drawn scenes to try</p><div class="scenes">{"".join(buttons)}</div>'
 
 
 def _warm_up(service: Service, folder: Path) -> None:
     """Has the programs made for the numbers of classes that are asked for most."""
-    service.warm_up(str(next(folder.glob("examples/*.png"))), _WARM, miniature.CLASSES)
+    service.warm_up(str(_example(folder, next(iter(_EXAMPLES)))), _WARM, miniature.CLASSES)

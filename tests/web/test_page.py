@@ -1,6 +1,7 @@
 """The page's server as a client without a browser sees it: what it accepts, and what it refuses."""
 
 import argparse
+import asyncio
 import json
 import socket
 import sys
@@ -8,10 +9,12 @@ import threading
 
 import httpx
 import pytest
+from gradio.route_utils import delete_files_created_by_app
 
 from dsolo_jax import web
 from dsolo_jax.utils.extras import MissingExtraError
 from dsolo_jax.web import answer, page
+from dsolo_jax.web.guard import Guard
 
 FILE = {"_type": "gradio.FileData"}
 HOW = [["grass", "sky", "arrow"], False, "miniature", *["the preset's own"] * 3]
@@ -33,7 +36,7 @@ def client(service):
         how = page.launching(service)
         blocks.launch(**how, server_name="127.0.0.1", server_port=free_port())
         with httpx.Client(base_url=blocks.local_url, timeout=60) as found:
-            found.folder = folder
+            found.folder, found.page = folder, blocks
             yield found
         blocks.close()
     assert not folder.exists()
@@ -149,14 +152,41 @@ def test_large_requests_are_refused(client, tmp_path):
     sent = client.post("/gradio_api/call/segment", json={"data": ["x" * 2_100_000]})
     assert sent.status_code == 413
 
-    def chunks():  # of no length that is told beforehand
-        for _ in range(30):
-            yield b"x" * 100_000
-
-    with pytest.raises(httpx.HTTPError):
-        sent = client.post("/gradio_api/call/segment", content=chunks())
-        sent.raise_for_status()
     assert client.get("/").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path, most", [("/gradio_api/queue/join", 2_000_000), ("/up/upload", 600_000)]
+)
+def test_requests_of_no_announced_length_are_cut_off(path, most):
+    given, taken = [], []
+
+    async def app(scope, receive, send):
+        while (found := await receive())["type"] == "http.request":
+            taken.append(len(found["body"]))
+
+    async def receive():
+        given.append(100_000)
+        return {"type": "http.request", "body": bytes(100_000), "more_body": True}
+
+    scope = {"type": "http", "path": path, "headers": []}
+    asyncio.run(Guard(app, upload=500_000)(scope, receive, None))
+    assert sum(taken) == most and sum(given) == most + 100_000
+
+
+def test_what_was_uploaded_and_made_is_removed_in_time(client, scene):
+    sent = uploaded(client, scene)
+    for name, data in (("segment", [sent, *HOW]), ("download", [])):
+        join = {"session_hash": "one", "data": data}
+        made = client.post(f"/gradio_api/call/{name}", json=join).json()
+        text = client.get(f"/gradio_api/call/{name}/{made['event_id']}").text
+        assert "event: complete" in text
+    files = [path for path in client.folder.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".png", ".zip"}
+    # As Gradio does every ten minutes, of files that are an hour old.
+    delete_files_created_by_app(client.page, age=None)
+    left = [path for path in client.folder.rglob("*") if path.is_file()]
+    assert {path.parent.name for path in left} <= {"examples"}
 
 
 def test_nothing_of_the_page_comes_from_elsewhere(client):
