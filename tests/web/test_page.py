@@ -9,11 +9,10 @@ import threading
 
 import httpx
 import pytest
-from gradio.route_utils import delete_files_created_by_app
 
 from dsolo_jax import web
 from dsolo_jax.utils.extras import MissingExtraError
-from dsolo_jax.web import answer, page
+from dsolo_jax.web import answer
 from dsolo_jax.web.guard import Guard
 
 FILE = {"_type": "gradio.FileData"}
@@ -29,6 +28,8 @@ def free_port():
 @pytest.fixture(scope="module")
 def client(service):
     """A client of a running page, whose limit of an upload is 100 kB."""
+    from dsolo_jax.web import page  # with Gradio, two seconds
+
     small = service.limits._replace(upload=100_000)
     usual, service.limits = service.limits, small
     with page.temporary_folder() as folder:
@@ -98,7 +99,7 @@ def test_a_string_instead_of_a_file_is_refused(client):
 def test_no_address_of_a_client_is_fetched(client, field):
     reached = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as other:
-        other.settimeout(0.5)
+        other.settimeout(0.2)
 
         def wait():
             try:
@@ -175,6 +176,8 @@ def test_requests_of_no_announced_length_are_cut_off(path, most):
 
 
 def test_what_was_uploaded_and_made_is_removed_in_time(client, scene):
+    from gradio.route_utils import delete_files_created_by_app
+
     sent = uploaded(client, scene)
     for name, data in (("segment", [sent, *HOW]), ("download", [])):
         join = {"session_hash": "one", "data": data}
@@ -225,7 +228,7 @@ def test_a_port_that_is_taken_is_told(monkeypatch, service, capsys):
 def test_options_become_limits_and_other_hosts_are_warned_of(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(answer, "Service", lambda *given: given)
-    monkeypatch.setattr(page, "serve", lambda *given: seen.append(given))
+    monkeypatch.setattr("dsolo_jax.web.page.serve", lambda *given: seen.append(given))
     many = "--max-upload=5", "--max-pixels=2", "--max-classes=999"
     assert _command("--preset=miniature, clip_b16", "--host=0.0.0.0", *many) == 0
     [((presets, sources, limits), host, port)] = seen
