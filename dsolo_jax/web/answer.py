@@ -133,7 +133,7 @@ class Service:
                 choose("attention source", name, SOURCES)
         self.limits = limits
         self.sources = tuple(dict.fromkeys((*FREE_SOURCES, *sources)))
-        self._lock = threading.Lock()
+        self._lock, self._closed = threading.Lock(), False
         self._models = Kept(len(presets) + 2, np.inf, lambda model: 0)
         self._encoded = Kept(8, 256 << 20, num_bytes)
         loaded = []
@@ -170,6 +170,8 @@ class Service:
         asked = read_words(question.classes, self.limits)
         words = background.with_background(asked) if question.background else asked
         with self._lock:  # one at a time: the memory is that of one
+            if self._closed:
+                raise ValueError("the page is closing")
             start = time.perf_counter()
             model = self._model(preset, question.source)
             setting = read_setting(model, question.method, question.readings)
@@ -199,7 +201,19 @@ class Service:
     def warm_up(self, picture: str, numbers: Sequence[int], words: Sequence[str]) -> None:
         """Asks for so many classes of a picture, so that the programs are there when people do."""
         for number in numbers:
-            self.ask(Question(picture, tuple(words[:number])))
+            try:
+                self.ask(Question(picture, tuple(words[:number])))
+            except ValueError:
+                if not self._closed:
+                    raise
+                break
+
+    def close(self) -> None:
+        """Waits for the answer that is being made, and answers nothing more: a process that ends
+        while XLA is at work is aborted."""
+        self._closed = True
+        with self._lock:
+            pass
 
 
 def explain(error: Exception) -> str:

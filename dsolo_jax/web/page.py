@@ -67,9 +67,13 @@ def serve(service: Service, host: str, port: int) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         print(f"the page is at {page.local_url} (Ctrl+C ends it)", flush=True)
+        warming = threading.Thread(target=_warm_up, args=(service, folder))
         if service.presets[0] == "miniature":
-            threading.Thread(target=_warm_up, args=(service, folder), daemon=True).start()
+            warming.start()
         stopped.wait()
+        service.close()
+        if warming.ident is not None:
+            warming.join()
         page.close()
 
 

@@ -187,6 +187,14 @@ def test_programs_are_forgotten_where_there_are_many(service, scene, monkeypatch
     np.testing.assert_array_equal(ask(service, scene).result.labels, before)
 
 
+def test_a_closed_service_answers_nothing_more(scene):
+    closed = answer.Service()
+    closed.close()
+    with pytest.raises(ValueError, match="closing"):
+        ask(closed, scene)
+    closed.warm_up(str(scene), [3, 4], CLASSES)  # ends at once
+
+
 def test_presets_that_cannot_be_loaded_are_left_out(capsys, monkeypatch):
     def load(name, attention):
         if name != "miniature":

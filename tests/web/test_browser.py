@@ -177,6 +177,14 @@ def photograph(page, name):
 # ---- tests ---------------------------------------------------------------------------------------
 
 
+def test_it_ends_well_while_it_warms_up(tmp_path):
+    server = Server(tmp_path)
+    time.sleep(2)
+    assert server.stop() == 0, server.log.read_text()
+    assert "Traceback" not in server.log.read_text()
+    assert not list(tmp_path.glob("dsolo_web_*"))
+
+
 def test_a_picture_is_uploaded_and_looked_at_from_all_sides(visit, scene):
     page = visit()
     photograph(page, "desktop_empty")
