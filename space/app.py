@@ -6,4 +6,5 @@ from dsolo_jax import web
 
 parser = argparse.ArgumentParser()
 web.add_arguments(parser)
-raise SystemExit(web.run(parser.parse_args(["--preset=appearance_b16,miniature", "--host=0.0.0.0"])))
+options = parser.parse_args(["--preset=appearance_b16,miniature", "--host=0.0.0.0"])
+raise SystemExit(web.run(options))
