@@ -198,16 +198,6 @@ class Service:
         model, _ = self._models.get((preset, source), lambda: load(preset, attention=attention))
         return model
 
-    def warm_up(self, picture: str, numbers: Sequence[int], words: Sequence[str]) -> None:
-        """Asks for so many classes of a picture, so that the programs are there when people do."""
-        for number in numbers:
-            try:
-                self.ask(Question(picture, tuple(words[:number])))
-            except ValueError:
-                if not self._closed:
-                    raise
-                break
-
     def close(self) -> None:
         """Waits for the answer that is being made, and answers nothing more: a process that ends
         while XLA is at work is aborted."""

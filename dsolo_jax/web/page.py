@@ -45,7 +45,8 @@ _ON_EXAMPLE = """element.querySelectorAll("button").forEach((button, index) =>
 _KEPT_FOR = 3600  # seconds that uploaded files and ZIPs lie on the disk
 _WAITING = 16  # questions
 _SESSIONS = 1000
-_WARM = (4, 5, 3, 6, 2, 7, 8, 1, 9, 10, 11, 12)  # classes
+# There is a program for each eight classes.
+_FIRST, _WARM = next(iter(_EXAMPLES)), (miniature.CLASSES[:8], miniature.CLASSES[:16])
 
 
 def serve(service: Service, host: str, port: int) -> None:
@@ -54,8 +55,11 @@ def serve(service: Service, host: str, port: int) -> None:
     Raises:
         OSError: the host or port cannot be listened at.
     """
-    stopped = threading.Event()
-    with temporary_folder() as folder:
+    with _told_to_stop() as stopped, temporary_folder() as folder:
+        if service.presets[0] == "miniature":  # so that whoever comes first need not wait
+            for classes in _WARM:
+                if not stopped.is_set():
+                    service.ask(Question(str(_example(folder, _FIRST)), classes))
         page = build(service, folder)
         try:
             page.launch(**launching(service), server_name=host, server_port=port)
@@ -64,17 +68,24 @@ def serve(service: Service, host: str, port: int) -> None:
                 f"the page cannot listen at {host}, port {port} ({error}); is the port taken? Give "
                 "another one with --port"
             ) from error
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stopped.set())
         print(f"the page is at {page.local_url} (Ctrl+C ends it)", flush=True)
-        warming = threading.Thread(target=_warm_up, args=(service, folder))
-        if service.presets[0] == "miniature":
-            warming.start()
         stopped.wait()
         service.close()
-        if warming.ident is not None:
-            warming.join()
         page.close()
+
+
+@contextlib.contextmanager
+def _told_to_stop() -> Iterator[threading.Event]:
+    """Gives an event that Ctrl+C and a request to terminate set, instead of ending the process."""
+    stopped = threading.Event()
+    handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handlers[number] = signal.signal(number, lambda *_: stopped.set())
+    try:
+        yield stopped
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -305,8 +316,3 @@ def _example_buttons(folder: Path) -> str:
             f'<img alt="" src="data:image/png;base64,{data}"></button>'
         )
     return f'<p>Drawn scenes to try</p><div class="scenes">{"".join(buttons)}</div>'
-
-
-def _warm_up(service: Service, folder: Path) -> None:
-    """Has the programs made for the numbers of classes that are asked for most."""
-    service.warm_up(str(_example(folder, next(iter(_EXAMPLES)))), _WARM, miniature.CLASSES)

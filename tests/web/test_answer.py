@@ -192,7 +192,6 @@ def test_a_closed_service_answers_nothing_more(scene):
     closed.close()
     with pytest.raises(ValueError, match="closing"):
         ask(closed, scene)
-    closed.warm_up(str(scene), [3, 4], CLASSES)  # ends at once
 
 
 def test_presets_that_cannot_be_loaded_are_left_out(capsys, monkeypatch):

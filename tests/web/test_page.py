@@ -218,6 +218,7 @@ def _command(*arguments):
 
 def test_a_port_that_is_taken_is_told(monkeypatch, service, capsys):
     monkeypatch.setattr(answer, "Service", lambda *_: service)
+    monkeypatch.setattr("dsolo_jax.web.page._WARM", ())
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(OSError, match=f"127.0.0.1, port {port} .*--port"):
