@@ -45,8 +45,14 @@ _ON_EXAMPLE = """element.querySelectorAll("button").forEach((button, index) =>
 _KEPT_FOR = 3600  # seconds that uploaded files and ZIPs lie on the disk
 _WAITING = 16  # questions
 _SESSIONS = 1000
-# There is a program for each eight classes.
-_FIRST, _WARM = next(iter(_EXAMPLES)), (miniature.CLASSES[:8], miniature.CLASSES[:16])
+# What is asked before the page opens: programs serve 8, 16, 32, ... classes, and the class for
+# everything else has many names.
+_FIRST = next(iter(_EXAMPLES))
+_WARM = (
+    (miniature.CLASSES[:8], False),
+    (miniature.CLASSES[:16], False),
+    (miniature.CLASSES[:4], True),
+)
 
 
 def serve(service: Service, host: str, port: int) -> None:
@@ -57,9 +63,10 @@ def serve(service: Service, host: str, port: int) -> None:
     """
     with _told_to_stop() as stopped, temporary_folder() as folder:
         if service.presets[0] == "miniature":  # so that whoever comes first need not wait
-            for classes in _WARM:
+            for classes, everything in _WARM:
                 if not stopped.is_set():
-                    service.ask(Question(str(_example(folder, _FIRST)), classes))
+                    scene = str(_example(folder, _FIRST))
+                    service.ask(Question(scene, classes, background=everything))
         page = build(service, folder)
         try:
             page.launch(**launching(service), server_name=host, server_port=port)
