@@ -88,7 +88,7 @@ class Encoded:
 
 def segment(
     model: Model,
-    image: AnyPicture | Encoded | Sequence[AnyPicture | Encoded],
+    image: AnyPicture | Encoded | Sequence[AnyPicture],
     classes: Sequence[str] | Vocabulary,
     method: str | None = None,
     readings: str | Readings | None = None,
@@ -99,25 +99,30 @@ def segment(
 
     Args:
         model: of `load`.
-        image: a path, a PIL image, an array, or what `encode` made of one, which costs the networks
-            no second time; or a list of these, of any sizes.
+        image: a path, a PIL image or an array; a list of these, of any sizes; or what `encode` made
+            of a picture, which the networks need not see again.
         classes: one string a class, synonyms separated by ", "; or a `Vocabulary`.
         method: "velocity", "path", "kl", "logits", "fusion", or another of `dsolo.METHODS`; None
             is the preset's own, which is "velocity" but for peers.
         readings: "robust", "paper", "robust,tau=0.3" or a `Readings`, instead of the model's.
         return_scores: also give every pixel's scores, float32 [C, H, W].
         tile: side of overlapping tiles that a larger picture is taken by, in its pixels, so that
-            small things are seen; 0 takes it whole; None takes tiles above 50 megapixels.
+            small things are seen; 0 takes it whole; None takes tiles above 50 megapixels. Of what
+            is encoded, `encode` is told.
 
     Raises:
         ValueError: unreadable picture, unusable classes, unknown method or readings, scores that
-            are not finite, a picture that was encoded by another model.
+            are not finite, a picture that was encoded by another model or is to have tiles now.
         FileNotFoundError: no such picture.
         MemoryError: a device's memory is full.
     """
     words = classes if isinstance(classes, Vocabulary) else vocabulary.parse(classes)
     setting = setting_of(model, method, readings)
     if isinstance(image, Encoded):
+        if tile is not None:
+            raise ValueError(
+                f"tile is {tile} and the picture is encoded already; give it to `encode` instead"
+            )
         found = grid_scores(model, image, words, setting)
         return result(image, found, words, setting.readings, return_scores)
     given: Sequence[Any] = image if isinstance(image, list | tuple) else [image]

@@ -66,6 +66,8 @@ def test_questions_of_another_model_are_refused(model, encoded):
     other = dsolo.load("miniature", grid=7)
     with pytest.raises(ValueError, match=r"encoded by another model; .*dsolo\.encode"):
         dsolo.segment(other, encoded, WORDS)
+    with pytest.raises(ValueError, match="tile is 64 and the picture is encoded already"):
+        dsolo.segment(model, encoded, WORDS, tile=64)
     without = dsolo.load("miniature", graph=False)
     alone = dsolo.encode(without, SCENE)
     assert dsolo.segment(without, alone, WORDS, "kl").labels.shape == SCENE.shape[:2]
