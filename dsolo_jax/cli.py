@@ -93,7 +93,6 @@ def _parser() -> argparse.ArgumentParser:
         type=_size,
         help="HEIGHTxWIDTH of pictures; the attention source's square if left out",
     )
-    add("--dtype", help="of weights: float32 (the default), bf16 or fp16")
     add("--platforms", help=f"that run it, this one's if left out: {','.join(export.PLATFORMS)}")
     add("--overwrite", action="store_true", help="take the place of an earlier export")
     exported.set_defaults(run=_export)
@@ -122,7 +121,7 @@ def _export(options: argparse.Namespace) -> int:
     words, folder = common.words(options), options.output
     platforms = options.platforms and [name.strip() for name in options.platforms.split(",")]
     export.check(folder, platforms, options.overwrite)
-    model = common.load(options, dtype=options.dtype)
+    model = common.load(options)
     how = {"method": options.method, "platforms": platforms, "overwrite": options.overwrite}
     export.save(model, words, options.size, folder, **how)
     size = sum(path.stat().st_size for path in folder.iterdir())

@@ -262,7 +262,7 @@ def test_help_has_every_option(capsys, monkeypatch):
     assert raised.value.code == 0
     text = " ".join(capsys.readouterr().out.split())
     options = "classes output background preset clip attention method readings overwrite verbose "
-    options += "list recursive save tile every smooth"
+    options += "list recursive save tile every smooth dtype"
     assert all(f"--{option}" in text for option in options.split())
     assert "exit codes: 0 all is done; 1 " in text and "130 stopped by Ctrl-C" in text
     assert all(name in text for name in (*dsolo.METHODS, *dsolo.PRESETS))

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import dsolo_jax as dsolo
 from dsolo_jax import background, vocabulary
@@ -24,6 +23,7 @@ def add_model(command: argparse.ArgumentParser) -> None:
     methods = ", ".join(METHODS)
     add("--method", choices=METHODS, metavar="NAME", help=f"instead of the preset's: {methods}")
     add("--readings", help="instead of the preset's: robust, paper, or robust,tau=0.3")
+    add("--dtype", help="of weights: float32 (the default), bf16 or fp16")
     add("--verbose", action="store_true", help="show where an error came from")
 
 
@@ -48,11 +48,11 @@ def preset(options: argparse.Namespace) -> dsolo.model.Preset:
     return dsolo.PRESETS[choose("preset", options.preset, dsolo.PRESETS)]
 
 
-def load(options: argparse.Namespace, **others: Any) -> dsolo.Model:
+def load(options: argparse.Namespace) -> dsolo.Model:
     """Loads the model that is asked for, with the graph if its method looks at one."""
     graph = needs_graph(method(options))
-    given = options.preset, options.clip, options.attention
-    return dsolo.load(*given, readings=options.readings, graph=graph, **others)
+    given = options.preset, options.clip, options.attention, options.dtype
+    return dsolo.load(*given, readings=options.readings, graph=graph)
 
 
 def say(line: str) -> None:

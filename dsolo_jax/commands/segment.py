@@ -310,6 +310,7 @@ def _question(options: argparse.Namespace, words: Vocabulary) -> dict[str, Any]:
         "preset": options.preset,
         "clip": options.clip,
         "attention": options.attention,
+        "dtype": options.dtype,
         "method": common.method(options),
         "readings": described(resolve(readings)),
         "tile": options.tile,

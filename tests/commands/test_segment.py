@@ -171,6 +171,7 @@ def test_another_question_is_refused_and_nothing_is_mixed(photos, tmp_path, caps
         ["--background"],
         ["--readings=paper"],
         ["--tile=64"],
+        ["--dtype=bf16"],
     ):
         arguments, named = (others, {}) if isinstance(others, list) else ([], others)
         assert segment(photos, "--recursive", out, *arguments, **named) == 1

@@ -188,6 +188,7 @@ TABLE: dict[str, dict[str, Row | str]] = {
         "clip": Row(_SEGMENT, "--clip={a}"),
         "attention": Row(_SEGMENT, "--attention=clip"),
         "method": Row(_SEGMENT, "--method=kl"),
+        "dtype": Row(_SEGMENT, "--dtype=bf16"),
         "readings": Row(_SEGMENT, "--readings=paper"),
         "list": "commands/test_segment.py::test_patterns_and_lists",
         "recursive": "commands/test_segment.py::test_results_below_have_the_folders_below",
