@@ -38,7 +38,7 @@ def _runs(workflow: str) -> str:
 
 
 def test_the_version_stands_in_one_place_and_the_papers_agree():
-    assert "version" not in PROJECT and PROJECT["dynamic"] == ["version"]
+    assert "version" not in PROJECT and "version" in PROJECT["dynamic"]
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == dsolo_jax.__version__
     assert f"## {dsolo_jax.__version__}" in (ROOT / "CHANGELOG.md").read_text()
@@ -139,6 +139,12 @@ def test_the_source_archive_holds_what_its_tests_and_its_site_read(tmp_path):
     [archive] = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
+        [about] = [name for name in opened.getnames() if name.endswith("/PKG-INFO")]
+        shown = opened.extractfile(about).read().decode()
+    links = re.findall(r"\]\(([^)]*)\)", shown)
+    assert len(links) > 20 and all(link.startswith("https://") for link in links)
+    files = [re.sub(r"^\S+?/dsolo_jax/(blob/)?(main/)?|#.*", "", link) for link in links]
+    assert all((ROOT / file).exists() for file in files if not file.startswith("https:")), files
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
     if tracked.returncode:
         pytest.skip("no checkout, but an archive of one")
@@ -196,6 +202,6 @@ def test_the_container_gets_what_the_wheel_is_made_of():
     let_in = {line[1:] for line in lines if line.startswith("!")}
     copied = {name for rest in all_of("COPY")[:2] for name in shlex.split(rest)[:-1]}
     assert copied == let_in and all((ROOT / name).exists() for name in copied)
-    assert {PROJECT["readme"], *PROJECT["license-files"], "pyproject.toml"} < copied
+    assert {"README.md", *PROJECT["license-files"], "pyproject.toml"} < copied
     [extra] = re.findall(r"whl\)\[(\w+)\]", " ".join(all_of("RUN")))
     assert extra in PROJECT["optional-dependencies"]
