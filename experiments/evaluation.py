@@ -4,15 +4,11 @@ For one batch size the result is the same, bit for bit, whatever the devices and
 """
 
 import contextlib
-import errno
-import fcntl
-import io
 import json
 import math
 import os
 import platform
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +28,14 @@ from dsolo_jax.model import suitable_batch_size
 from dsolo_jax.pipeline import Setting
 from dsolo_jax.readings import described
 from dsolo_jax.utils import fingerprint
-from dsolo_jax.utils.files import csv_line, remove_leftovers, write_csv, write_json, writing
+from dsolo_jax.utils.files import (
+    csv_line,
+    locked,
+    remove_leftovers,
+    write_csv,
+    write_json,
+    writing,
+)
 from dsolo_jax.utils.progress import progress
 from experiments import per_image
 from experiments.bootstrap import Tally
@@ -100,7 +103,7 @@ class Run(contextlib.AbstractContextManager):
         self.ids = dataset.ids[: config["limit"]]
         with contextlib.ExitStack() as opened:
             if jax.process_index() == 0:
-                opened.enter_context(_lock(output_dir))
+                opened.enter_context(locked(output_dir, "--output_dir"))
                 _claim(output_dir, config, overwrite)
             _meet(f"{output_dir} is claimed")
             per_image.drop_cut_line(self._table, self._columns)
@@ -281,28 +284,6 @@ def _meet(where: str) -> None:
     """Waits for the other processes."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(where)
-
-
-def _lock(output_dir: Path) -> io.IOBase:
-    """Keeps other runs out of the folder until it is closed, or the process has ended."""
-    path = output_dir / ".lock"
-    with writing(path):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise OSError(
-            f"another run is writing to {output_dir}; wait for it, or choose another --output_dir"
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # it knows no locks
-            raise
-        warnings.warn(
-            f"{output_dir} cannot be locked ({error}); let no other run use it", stacklevel=2
-        )
-    return file
 
 
 def _claim(output_dir: Path, config: dict, overwrite: bool) -> None:

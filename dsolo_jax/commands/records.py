@@ -6,11 +6,9 @@ known and done again, and a picture's shares. Neither is believed without being 
 """
 
 import contextlib
-import errno
 import json
 import textwrap
-import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ import dsolo_jax as dsolo
 from dsolo_jax.commands.inputs import Source
 from dsolo_jax.utils.files import read_text, write_csv, write_json, write_text, writing
 
-_RUN, _DONE, _LOCK, _SHARES = "run.json", ".done.jsonl", ".lock", "shares.csv"
+_RUN, _DONE, _SHARES = "run.json", ".done.jsonl", "shares.csv"
 RESERVED = (_RUN, _SHARES)
 
 
@@ -97,37 +95,6 @@ def done(folder: Path, num_classes: int) -> dict[str, Done]:
             if line.endswith(b"\n") and right and isinstance(one["name"], str):
                 found[one["name"]] = Done(one["state"], shares)
     return found
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps other runs out of a folder, which is made if it is not there.
-
-    Raises:
-        OSError: another run writes to it; it cannot be written.
-    """
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("w")
-    with file:
-        try:
-            import fcntl  # not on Windows
-        except ImportError:
-            yield
-            return
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise OSError(
-                f"another run is writing to {folder}; wait for it, or choose another --output"
-            ) from error
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # knows no locks
-                raise
-            warnings.warn(
-                f"{folder} cannot be locked ({error}); let no other run use it", stacklevel=2
-            )
-        yield
 
 
 def start(folder: Path, question: Mapping[str, Any], earlier: Mapping[str, Done]) -> None:

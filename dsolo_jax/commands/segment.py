@@ -14,7 +14,7 @@ from dsolo_jax.commands.inputs import Source
 from dsolo_jax.datasets.folder import PICTURES
 from dsolo_jax.readings import described, resolve
 from dsolo_jax.utils.faults import is_message
-from dsolo_jax.utils.files import remove_leftovers
+from dsolo_jax.utils.files import locked, remove_leftovers
 from dsolo_jax.utils.progress import progress
 from dsolo_jax.video import VIDEOS
 from dsolo_jax.vocabulary import Vocabulary
@@ -227,7 +227,7 @@ def _folder(options: argparse.Namespace, words: Vocabulary, sources: Sequence[So
         videos.check()
     model = common.load(options) if todo else None
     left = {source.place for source in todo}
-    with records.locked(folder):
+    with locked(folder):
         records.start(folder, question, {n: one for n, one in earlier.items() if n not in left})
         for parent in {path.parent for path in paths}:
             remove_leftovers(parent)

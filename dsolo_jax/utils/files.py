@@ -9,6 +9,7 @@ import json
 import os
 import re
 import uuid
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,43 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
     for path in Path(folder).expanduser().glob(".*"):
         if _TEMPORARY.fullmatch(path.stem):
             path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, option: str = "--output") -> Iterator[None]:
+    """Keeps other runs out of a folder, which is made if it is not there, while the block runs.
+
+    A killed process lets it go. A file system without locks is a warning.
+
+    Args:
+        option: what names the folder on the command line.
+
+    Raises:
+        OSError: another run writes to it; it cannot be written.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
+        try:
+            import fcntl  # not on Windows
+        except ImportError:
+            yield
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(
+                f"another run is writing to {folder}; wait for it, or choose another {option}"
+            ) from error
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):  # knows no locks
+                raise
+            warnings.warn(
+                f"{folder} cannot be locked ({error}); let no other run use it", stacklevel=2
+            )
+        yield
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -101,15 +101,6 @@ def test_files_of_others_are_left_alone(tmp_path):
     check(tmp_path, targets=[mine], overwrite=True)
 
 
-def test_one_run_at_a_time(tmp_path):
-    with records.locked(tmp_path / "out"):
-        with pytest.raises(OSError, match="another run is writing to .*out"):
-            with records.locked(tmp_path / "out"):
-                pass
-    with records.locked(tmp_path / "out"):
-        pass
-
-
 def test_the_record_can_be_read_by_others(tmp_path):
     records.start(tmp_path, QUESTION, {})
     assert json.loads((tmp_path / "run.json").read_text())["question"] == QUESTION

@@ -1,6 +1,7 @@
 """experiments.eval: its numbers recomputed, its interruptions survived, its errors clear."""
 
 import csv
+import fcntl
 import json
 import os
 import resource
@@ -374,7 +375,7 @@ def test_a_file_system_without_locks_is_a_warning(copy, model, dataset, monkeypa
     def flock(file, operation):
         raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(evaluation.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with pytest.warns(UserWarning, match="cannot be locked .*Function not implemented"):
         evaluate(model, dataset, copy, CONFIG)
 

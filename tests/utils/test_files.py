@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from dsolo_jax.utils.files import atomic
+from dsolo_jax.utils.files import atomic, locked
 
 
 def test_the_file_appears_whole_or_not_at_all(tmp_path):
@@ -37,3 +37,12 @@ def test_errors_name_the_path_and_keep_their_number(tmp_path):
         with atomic(tmp_path / "folder.png") as temporary:
             temporary.write_text("x")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.png"]
+
+
+def test_one_run_at_a_time(tmp_path):
+    with locked(tmp_path / "out"):
+        with pytest.raises(OSError, match="another run is writing to .*out"):
+            with locked(tmp_path / "out"):
+                pass
+    with locked(tmp_path / "out"):
+        pass
