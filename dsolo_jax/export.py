@@ -13,12 +13,10 @@ The weights are no constants of the program: its format ends at 2 GiB, and const
 take long to compile. The program has the forms that are fast on the platform that made it.
 """
 
-import contextlib
 import dataclasses
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +120,7 @@ def save(
         of_class = params.pop("text"), np.array(words.query_class, np.int32)
         return labels(params, config, pixels, *of_class, num_classes=len(words.classes), **how)
 
-    with _written(directory) as folder:
+    with files.atomic_folder(directory) as folder:
         for step in progress(("program", "weights"), 2, "export", unit="steps"):
             if step == "program":
                 exported, used = _exported(program, weights, size, platforms)
@@ -331,26 +329,3 @@ def _content(
             for name, x in weights.items()
         ],
     }
-
-
-# ------------------------------------------------------------------------------- the folder
-
-
-@contextlib.contextmanager
-def _written(directory: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `directory`, which takes its place when the block ends well;
-    else nothing of it stays, and what was there is left as it was."""
-    beside = directory.parent
-    temporary, earlier = (beside / f".{uuid.uuid4().hex}" for _ in range(2))
-    try:
-        with files.writing(directory):
-            temporary.mkdir(parents=True)
-            yield temporary
-            if directory.exists():
-                directory.rename(earlier)
-            temporary.rename(directory)
-    finally:
-        if earlier.exists() and not directory.exists():
-            earlier.rename(directory)
-        for folder in (temporary, earlier):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import draw, images, pipeline, video
 from dsolo_jax.commands.inputs import Source
 from dsolo_jax.utils.extras import extra
-from dsolo_jax.utils.files import atomic, writing
+from dsolo_jax.utils.files import atomic, atomic_folder
 from dsolo_jax.utils.progress import progress
 from dsolo_jax.video import Frame
 from dsolo_jax.vocabulary import Vocabulary
@@ -34,20 +33,14 @@ def _overlay(path: Path, film: video.Video, words: Vocabulary) -> Iterator[_Sink
 @contextlib.contextmanager
 def _masks(path: Path, film: video.Video, words: Vocabulary) -> Iterator[_Sink]:
     """A folder of index maps, there when the last of them is."""
-    partial, colours = path.with_name(path.name + ".partial"), draw.palette(len(words.classes))
-    shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed
+    colours = draw.palette(len(words.classes))
+    with atomic_folder(path) as folder:
 
-    def sink(frame: Frame, result: dsolo.Result, new: bool) -> None:
-        if new:
-            images.write_png(partial / f"{frame.number:06}.png", result.labels, colours)
+        def sink(frame: Frame, result: dsolo.Result, new: bool) -> None:
+            if new:
+                images.write_png(folder / f"{frame.number:06}.png", result.labels, colours)
 
-    try:
         yield sink
-        with writing(path):
-            shutil.rmtree(path, ignore_errors=True)
-            partial.replace(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
@@ -44,6 +45,35 @@ def atomic(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives an empty folder beside `path`, which takes its place when the block ends well.
+
+    When the block raises or is interrupted it is removed, and an older folder at `path` is left as
+    it was. What a killed process left is mended by the next one for this path. Errors as of
+    `writing`.
+    """
+    path = Path(path).expanduser().absolute()
+    partial, earlier = (path.with_name(f".{path.name}.{state}") for state in ("partial", "earlier"))
+
+    def mend() -> None:
+        if earlier.exists() and not path.exists():
+            earlier.rename(path)
+        for folder in (partial, earlier):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    try:
+        with writing(path):
+            mend()
+            partial.mkdir(parents=True)
+            yield partial
+            if path.exists():
+                path.rename(earlier)
+            partial.rename(path)
+    finally:
+        mend()
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:

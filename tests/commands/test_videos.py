@@ -109,7 +109,7 @@ def test_a_video_that_was_killed_starts_anew(short, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         segment(short, f"--output={out}", save)
     assert files(out) == ["run.json"]
-    partial = out / "masks" / "short.partial"  # as a process that is killed at once leaves it
+    partial = out / "masks" / ".short.partial"  # as a process that is killed at once leaves it
     partial.mkdir()
     (partial / "000007.png").touch()
     assert segment(short, f"--output={out}", save) == 0
