@@ -99,8 +99,8 @@ def overlay(
         if counts[c] and seen[c]
     ]
     longest = max(labels.shape)
-    factor = -(-SHORTEST_DISPLAY // longest) if longest < SHORTEST_DISPLAY else 1
-    picture, shown = _scaled(image, labels, factor * min(1.0, _LONGEST_DISPLAY / longest))
+    scale = enlargement(longest) * min(1.0, _LONGEST_DISPLAY / longest)
+    picture, shown = _scaled(image, labels, scale)
     mixed = (1 - opacities[shown]) * picture + opacities[shown] * colours[shown]
     mixed[borders(np.where(seen[shown], shown, -1))] = _BORDER
     drawn = Image.fromarray(np.round(mixed).astype(np.uint8))
@@ -180,6 +180,11 @@ def _scaled(image: np.ndarray, labels: np.ndarray, scale: float) -> tuple[np.nda
     rows, columns = np.arange(h) * height // h, np.arange(w) * width // w
     nearest = np.ix_(rows, columns)
     return (resize(image, (h, w)) if scale < 1 else image[nearest]), labels[nearest]
+
+
+def enlargement(longest: int) -> int:
+    """Gives the whole factor by which a picture with this longer side is shown enlarged."""
+    return max(1, -(-SHORTEST_DISPLAY // longest))
 
 
 def borders(labels: Int[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:

@@ -25,6 +25,7 @@ from dsolo_jax.results import Result
 from dsolo_jax.solver.discrepancy import fills, needs_graph
 from dsolo_jax.stages import (
     ClassMaps,
+    Setting,
     class_maps,
     cosines,
     each_picture,
@@ -33,7 +34,7 @@ from dsolo_jax.stages import (
     image_embeddings,
     scores,
 )
-from dsolo_jax.streams import Setting, View, embed, need_graph, run, spread, views
+from dsolo_jax.streams import View, embed, need_graph, run, spread, views
 from dsolo_jax.utils import memory
 from dsolo_jax.vocabulary import Vocabulary
 
@@ -199,7 +200,8 @@ def grid_scores(
             "the picture was encoded by another model; encode it again with this one: "
             "dsolo.encode(model, image)"
         )
-    with_graph, start = need_graph(model, [setting]), setting.readings.start
+    need_graph(model, [setting])
+    start = setting.readings.start
     number, so_far = len(words.classes), None
     room = _room(number) if fills(setting.method) else number
     text, query_class = np.asarray(embed(model, words)), np.array(words.query_class, np.int32)
@@ -220,7 +222,7 @@ def grid_scores(
                 one = _encode(model, one.view, start, one.graph)
             given = {"embeddings": one.embeddings, "grids": one.batch.grids}
             maps = ask({"text": text}, given)
-            attention_ = one.graph if with_graph and needs_graph(setting.method) else None
+            attention_ = one.graph if needs_graph(setting.method) else None
             [found] = solve(of_class, {"maps": maps, "graph": attention_})
             if one.view.place is None:
                 break

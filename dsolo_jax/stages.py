@@ -15,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from dsolo_jax import attention, clip, vocabulary
+from dsolo_jax import attention, background, clip, vocabulary
 from dsolo_jax.checkpoints import Params
 from dsolo_jax.model import Config
 from dsolo_jax.pictures import Batch, normalised
 from dsolo_jax.readings import Readings, resolve
-from dsolo_jax.solver.discrepancy import discrepancy
-from dsolo_jax.solver.discrepancy import needs_graph as method_needs_graph
+from dsolo_jax.solver.discrepancy import discrepancy, needs_graph
 
 
 class ClassMaps(NamedTuple):
@@ -29,6 +28,19 @@ class ClassMaps(NamedTuple):
 
     cosines: Float[Array, "B Q N"]  # of each query with each patch
     presence: Float[Array, "B Q"]  # of each query with the whole picture
+
+
+class Setting(NamedTuple):
+    """How labels are made of class maps; a threshold gives the background what is improbable."""
+
+    method: str
+    readings: Readings
+    threshold: background.Threshold | None = None
+
+    @property
+    def needs_graph(self) -> bool:
+        """Whether its method or its start looks at the patch graph."""
+        return needs_graph(self.method) or clip.needs_graph(self.readings.start)
 
 
 def forward(
@@ -53,7 +65,7 @@ def forward(
         method, readings: see `discrepancy`.
     """
     readings = resolve(readings)
-    wanted = method_needs_graph(method) or clip.needs_graph(readings.start)
+    wanted = Setting(method, readings).needs_graph
     attention_ = graph(params, config, pictures.squares) if wanted else None
     maps = class_maps(params, config, pictures, text, attention_, start=readings.start)
     return scores(

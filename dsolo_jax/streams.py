@@ -14,24 +14,10 @@ from dsolo_jax import background, clip, devices, vocabulary, windows
 from dsolo_jax.model import Config, Model
 from dsolo_jax.pictures import Picture, batch, bucket
 from dsolo_jax.pixels import Labelling, batch_to_pixels, to_pixels
-from dsolo_jax.readings import Readings
 from dsolo_jax.solver.discrepancy import needs_graph
-from dsolo_jax.stages import class_maps, graph, scores
+from dsolo_jax.stages import Setting, class_maps, graph, scores
 from dsolo_jax.utils import memory
 from dsolo_jax.vocabulary import Vocabulary
-
-
-class Setting(NamedTuple):
-    """How labels are made of class maps; a threshold gives the background what is improbable."""
-
-    method: str
-    readings: Readings
-    threshold: background.Threshold | None = None
-
-    @property
-    def needs_graph(self) -> bool:
-        """Whether its method or its start looks at the patch graph."""
-        return needs_graph(self.method) or clip.needs_graph(self.readings.start)
 
 
 class View(NamedTuple):

@@ -207,8 +207,7 @@ def painter(
         return draw.legend(entries, size, max(width, draw.SHORTEST_DISPLAY))
 
     def redraw(labels: np.ndarray) -> None:
-        longest = max(labels.shape)
-        factor = -(-draw.SHORTEST_DISPLAY // longest) if longest < draw.SHORTEST_DISPLAY else 1
+        factor = draw.enlargement(max(labels.shape))
         large = labels.repeat(factor, axis=0).repeat(factor, axis=1)
         height, width = large.shape
         size = max(15, max(height, width) // 70)

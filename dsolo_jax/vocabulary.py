@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -110,17 +110,14 @@ def embed(
     found: dict[str, Any] = {}
     new = {}
     for query in dict.fromkeys(queries):
-        texts = tuple(template.format(query) for template in templates)
-        ids = _token_ids(tokenizer, config.text, texts)
-        of_word = weights, repr(config.text), f"{len(templates)} {ids.shape}", ids.tobytes().hex()
-        name = f"text/{fingerprint.of_strings(_CACHED, *of_word)}.npy"
-        found[query] = cache.load(name, (config.projection_dim,))
+        word = _word(query, tokenizer, config.text, weights, tuple(templates))
+        found[query] = cache.load(word.entry, (config.projection_dim,))
         if found[query] is None:
-            new[query] = texts, ids, name
+            new[query] = word
 
     # A word's prompts are by themselves: its embedding is its own to the bit, whatever is asked
     # beside it.
-    for query, (texts, ids, name) in progress(new.items(), len(new), "text", unit="words"):
+    for query, (texts, ids, entry) in progress(new.items(), len(new), "text", unit="words"):
         lengths = (ids == ids[:, -1:]).argmax(axis=1) + 1  # rows end in end tokens
         vectors = np.empty((len(ids), config.projection_dim), np.float32)
         # The shorter and the longer half are each cut to their longest: the text tower is causal.
@@ -137,15 +134,26 @@ def embed(
                 )
         mean = (vectors / norms).mean(axis=0)
         found[query] = mean / np.linalg.norm(mean)
-        cache.save(name, found[query])
+        cache.save(entry, found[query])
     return np.stack([found[query] for query in queries])
 
 
-@functools.lru_cache(maxsize=1024)
-def _token_ids(
-    tokenizer: str, config: clip.TextConfig, texts: tuple[str, ...]
-) -> Int[np.ndarray, "P L"]:
-    return tokenizer_of(tokenizer, config)(texts)
+class _Word(NamedTuple):
+    """A word's prompts, their token ids, and where its embedding is kept."""
+
+    texts: tuple[str, ...]
+    ids: Int[np.ndarray, "P L"]
+    entry: str
+
+
+@functools.lru_cache(maxsize=1024)  # each question has its words looked up
+def _word(
+    query: str, tokenizer: str, config: clip.TextConfig, weights: str, templates: tuple[str, ...]
+) -> _Word:
+    texts = tuple(template.format(query) for template in templates)
+    ids = tokenizer_of(tokenizer, config)(texts)
+    of_word = weights, repr(config), f"{len(templates)} {ids.shape}", ids.tobytes().hex()
+    return _Word(texts, ids, f"text/{fingerprint.of_strings(_CACHED, *of_word)}.npy")
 
 
 @functools.lru_cache

@@ -191,7 +191,7 @@ class Service:
             seconds = time.perf_counter() - start
             forget_programs()
         said = remark(asked, size) if model.config.tokenizer == "miniature" else ""
-        return Answer(result, np.asarray(scores), size, seconds, known, said)
+        return Answer(result, scores, size, seconds, known, said)
 
     def _model(self, preset: str, source: str) -> Model:
         attention = None if source == OWN else source
