@@ -16,7 +16,7 @@ from pathlib import Path
 
 from absl import flags
 
-from dsolo_jax.readings import BUNDLES, resolve
+from dsolo_jax.readings import Readings, described, resolve
 from dsolo_jax.utils.files import write_csv, write_json, write_text
 from experiments import ablation, bootstrap, charts, common, optimisation, search
 
@@ -26,7 +26,10 @@ _TABLES = flags.DEFINE_list(
     "tables", ["ladder"], f"Some of {', '.join(ablation.TABLES)}; or 'all'."
 )
 _VARIANTS = flags.DEFINE_string(
-    "variants", None, "Columns, separated by ';': readings as in --readings, which is the default."
+    "variants",
+    None,
+    "Readings as in --readings, which is the default, separated by ';': columns of the tables, or "
+    "what a search begins with.",
 )
 _SOURCES = flags.DEFINE_list(
     "sources", ["clip", "appearance"], "Attention sources of the table 'source' and of a search."
@@ -35,7 +38,6 @@ _LIMIT, _BATCH_SIZE, _OUTPUT_DIR, _OVERWRITE = common.define_run("outputs/<datas
 _SEARCH = flags.DEFINE_integer(
     "search", None, "Search the readings on so many pictures, instead of tables.", lower_bound=2
 )
-_FAMILIES = flags.DEFINE_list("families", list(BUNDLES), "search: bundles that it begins from.")
 _METHODS = flags.DEFINE_list("methods", list(search.OPTIONS), "search: methods.")
 _TUNE_SPLIT = flags.DEFINE_string("tune_split", "tune", "search: where readings are chosen.")
 _TUNE_IMAGES = flags.DEFINE_string("tune_images", None, "search: the same of a folder, pictures.")
@@ -57,24 +59,27 @@ def main() -> None:
 
 def _refuse_idle() -> None:
     """Refuses flags that do nothing beside the others."""
+    if _VARIANTS.value:
+        common.refuse("beside --variants", "readings")
     of_folder, of_others = ("tune_images", "tune_labels"), ("tune_split",)
     if _SEARCH.value is None:
-        common.refuse("without --search", "families", "methods", *of_folder, *of_others)
+        common.refuse("without --search", "methods", *of_folder, *of_others)
         if not {"source", "all"} & set(_TABLES.value):
             common.refuse("without the table 'source'", "sources")
-        if _VARIANTS.value:
-            common.refuse("beside --variants", "readings")
         return
-    common.refuse("with --search", "tables", "variants")
-    common.refuse("with --search, which has --families", "readings")
+    common.refuse("with --search", "tables")
     common.refuse("with --search, which has --sources", "attention")
     folder = flags.FLAGS.dataset == "folder"
     common.refuse(f"with --dataset={flags.FLAGS.dataset}", *(of_others if folder else of_folder))
 
 
+def _variants() -> dict[str, Readings]:
+    texts = (text.strip() for text in (_VARIANTS.value or "").split(";"))
+    return {text: resolve(text) for text in texts if text}
+
+
 def _tables(output_dir, dataset, load, measure, config) -> None:
-    texts = [t.strip() for t in (_VARIANTS.value or "").split(";") if t.strip()]
-    variants = {text: resolve(text) for text in texts} or {"": common.readings()}
+    variants = _variants() or {"": common.readings()}
     source = load(graph=False).config.source
     names = ablation.tables(source) if _TABLES.value == ["all"] else _TABLES.value
     tables = {name: ablation.rows(name, source, _SOURCES.value) for name in names}
@@ -138,7 +143,7 @@ def _search(output_dir, dataset, load, measure, config) -> None:
         partial(measure, tune, config=config | changes, limit=_SEARCH.value),
         partial(measure, dataset, config=config, limit=_LIMIT.value),
         output_dir,
-        families=_FAMILIES.value,
+        variants=_variants() or {described(common.readings()): common.readings()},
         sources=_SOURCES.value,
         methods=_METHODS.value,
         tune_limit=_SEARCH.value,

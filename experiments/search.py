@@ -13,20 +13,21 @@ from scipy.stats import mannwhitneyu
 import dsolo_jax as dsolo
 from dsolo_jax import clip, datasets, pipeline, vocabulary
 from dsolo_jax.pipeline import Setting
-from dsolo_jax.readings import BUNDLES, Readings, described
+from dsolo_jax.readings import Readings, described
 from dsolo_jax.utils import checks, fingerprint
 from experiments import bootstrap
 from experiments.bootstrap import Interval, Tally
 from experiments.tables import aligned
 
-# Values that the search tries for each reading. What makes a family consistent with itself, which
-# discrepancy wins, is not searched: the families must not be mixed. Nor is the start of the paper's
-# family, which is about vanilla maps.
+# Values that the search tries for each reading. Which discrepancy wins is not searched: it makes a
+# family consistent with itself, and the families must not be mixed. Nor is the start where the
+# largest wins, which is about vanilla maps.
 _SHARED = {
     "temperature": (0.25, 0.5, 1.0),
     "presence": (0.0, 0.25, 0.5, 1.0),
     "normalise": ("softmax", "minmax"),
     "suppress": ("none", "range"),
+    "spatial_sigma": (1.0, 2.0, 3.0),
 }
 OPTIONS = {
     "velocity": _SHARED
@@ -40,7 +41,7 @@ OPTIONS = {
 }
 # CLIP's own: what is mixed by a graph depends on another network.
 _STARTS = tuple(start for start in clip.STARTS if not clip.needs_graph(start))
-_OF_FAMILY = {"robust": {"start": _STARTS}, "paper": {}}
+_OF_WINNER = {"smallest": {"start": _STARTS}, "largest": {}}
 _CONTROLS = ("class_token", "logits_presence", "propagate")
 
 Measure = Callable[[Mapping[str, Readings]], Mapping[str, Tally]]
@@ -59,7 +60,7 @@ def choose(
     measure: Measure,
     counts: Int[np.ndarray, "R S"],
 ) -> Choice:
-    """Changes each reading of a bundle alone, and takes what surely gains.
+    """Changes each reading alone, and takes what surely gains.
 
     Of each reading the best value is a candidate if its paired gain lies above zero by an interval
     that is widened for the number of all changes tried. All candidates together are taken if they
@@ -111,23 +112,22 @@ def study(
     measure_held_out: Callable,
     output_dir: Path,
     *,
-    families: Sequence[str],
+    variants: Mapping[str, Readings],
     sources: Sequence[str],
     methods: Sequence[str],
     tune_limit: int,
     limit: int | None,
 ) -> tuple[str, dict[str, Any]]:
-    """Searches each family, source and method on `tune`, and reports on `held_out`.
+    """Searches from each variant, by source and method, on `tune`, and reports on `held_out`.
 
     Args:
         load: of a model, with changes.
+        variants: by name, readings that a search begins with.
         measure_tune, measure_held_out: `ablation.measure` of either dataset.
 
     Returns:
         A study as text for people and as content for a JSON file.
     """
-    for family in families:
-        checks.choose("family", family, _OF_FAMILY)
     for method in methods:
         checks.choose("method to search", method, OPTIONS)
     scenes = len(tune.ids[:tune_limit])
@@ -146,13 +146,13 @@ def study(
         return {label: known[_digest(one)] for label, one in wanted.items()}
 
     chosen = {
-        (family, source, method): choose(
-            BUNDLES[family],
-            OPTIONS[method] | _OF_FAMILY[family],
+        (variant, source, method): choose(
+            start,
+            OPTIONS[method] | _OF_WINNER[start.winner],
             partial(measure, method, source),
             counts,
         )
-        for family in families
+        for variant, start in variants.items()
         for source in sources
         for method in methods
     }
@@ -161,7 +161,7 @@ def study(
             setting(method, readings, key[1], held_out) for method in (key[2], *_CONTROLS)
         ]
         for key, choice in chosen.items()
-        for name, readings in (("bundle", BUNDLES[key[0]]), ("chosen", choice.readings))
+        for name, readings in (("begun with", variants[key[0]]), ("chosen", choice.readings))
     }
     wanted = {_digest(one): one for settings in compared.values() for one in settings}
     tallies = measure_held_out(wanted, output_dir / "held_out", what="held out")

@@ -160,7 +160,6 @@ TABLE: dict[str, dict[str, Row | str]] = {
         "variants": Row(_WORLD, "--variants=robust;paper"),
         "sources": Row(f"{_WORLD} --tables=source", "--sources=clip"),
         "search": Row(_WORLD, "--search=4"),
-        "families": Row(_SEARCH, "--families=paper"),
         "methods": Row(_SEARCH, "--methods=path"),
         "tune_split": Row(_SEARCH, "--tune_split=train"),
         "tune_images": Row(

@@ -111,8 +111,8 @@ def test_a_search_of_few_readings_from_the_command_line(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "_STARTS", ("maskclip", "vanilla"))
     options = {"path": {"epsilon": (1.0, 2.0), "presence": (0.0, 0.5)}}
     monkeypatch.setattr(search, "OPTIONS", options)
-    monkeypatch.setattr(search, "_OF_FAMILY", {"robust": {}, "paper": {}})
-    flags = ("--search=3", "--limit=2", "--families=robust", "--sources=appearance")
+    monkeypatch.setattr(search, "_OF_WINNER", {"smallest": {}})
+    flags = ("--search=3", "--limit=2", "--variants=robust", "--sources=appearance")
     done = call("ablate", *flags, "--batch_size=1", f"--output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / "search.json").read_text())
@@ -122,7 +122,7 @@ def test_a_search_of_few_readings_from_the_command_line(tmp_path, monkeypatch):
     assert set(one["gains"]) == {"epsilon=1.0", "presence=0.0"}
     for low, gain, high in one["gains"].values():
         assert low <= gain <= high
-    labels = [f"{key}, {name}" for name in ("bundle", "chosen")]
+    labels = [f"{key}, {name}" for name in ("begun with", "chosen")]
     assert list(found["held_out"]) == labels
     assert all(len(row) == 1 + len(search._CONTROLS) for row in found["held_out"].values())
 
@@ -132,15 +132,15 @@ def test_a_search_of_few_readings_from_the_command_line(tmp_path, monkeypatch):
         of_split[results["config"]["split"]].append(results)
     assert {results["num_images"] for results in of_split["tune"]} == {3}
     assert {results["num_images"] for results in of_split["validation"]} == {2}
-    [bundle] = [
+    [begun] = [
         results
         for results in of_split["validation"]
         if (results["method"], results["config"]["readings"]) == ("path", "robust")
     ]
-    assert found["held_out"][labels[0]][0][1] == pytest.approx(100 * bundle["miou"])
+    assert found["held_out"][labels[0]][0][1] == pytest.approx(100 * begun["miou"])
     [control] = [r for r in of_split["validation"] if r["method"] == "class_token"][:1]
     over = found["held_out"][labels[0]][1][1]
-    assert over == pytest.approx(100 * (bundle["miou"] - control["miou"]))
+    assert over == pytest.approx(100 * (begun["miou"] - control["miou"]))
     text = (tmp_path / "search.md").read_text()
     assert text in done.stdout and f"| {labels[1]} " in text
     assert "upright" in text and "gain on tune" in text
