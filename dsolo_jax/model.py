@@ -74,12 +74,12 @@ PRESETS |= {
     for name, peer in PEERS.items()
     for scale in peer.scales
 }
-# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone. The
-# start served best there; real checkpoints are known to do better by naclip (docs/method.md).
+# Comes with the package: trained on drawn scenes of 112 pixels, it knows their classes alone. Its
+# readings were chosen there, and are no better than the bundle's elsewhere (docs/measurements.md).
 PRESETS["miniature"] = Preset(
     "miniature",
-    "appearance",
-    dataclasses.replace(BUNDLES["robust"], start="maskclip"),
+    "miniature",
+    resolve("robust,start=maskclip,temperature=1,epsilon=4"),
     short_side=112,
     attention_size=112,
     grid=14,
@@ -159,8 +159,8 @@ def load(
 
     Args:
         preset: one of `PRESETS`.
-        clip: a hub id, a local folder in transformers' layout, or "miniature", instead of the
-            preset's.
+        clip: a hub id, a local folder in transformers' layout, "miniature" or "miniature_dense",
+            instead of the preset's.
         attention: where the patch graph comes from, instead of the preset's: "sd2", "sd1", "dino",
             "dinov2", "miniature", a hub id or a local folder of such a checkpoint, "clip", CLIP's
             own maps, or "appearance", colour and texture alone.

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from PIL import Image
 
 from dsolo_jax import clip, images
+from dsolo_jax.assets import BUNDLED
 from dsolo_jax.model import Config
 
 AnyPicture = str | os.PathLike | Image.Image | UInt8[np.ndarray, "_ _ 3"]
@@ -70,7 +71,7 @@ def prepare(config: Config, image: AnyPicture, tile: int | None = 0) -> Picture:
     if tile is None:
         large = pixels.shape[0] * pixels.shape[1] > LARGEST_WHOLE and config.crop is None
         tile = TILE if large else 0
-    if config.tokenizer == "miniature" and min(pixels.shape[:2]) > 2 * config.short_side:
+    if config.tokenizer in BUNDLED["clip"] and min(pixels.shape[:2]) > 2 * config.short_side:
         warnings.warn(
             "the miniature CLIP knows its own drawn scenes of 112 pixels and 19 words alone, not "
             "photographs; take another preset",

@@ -250,7 +250,11 @@ def define_model() -> None:
             list(PRESETS),
             f"Weights, readings, sizes; {_PRESET} by default, for miniature that of its name.",
         ),
-        text("clip", None, "Hub id, folder or 'miniature', instead of the preset's."),
+        text(
+            "clip",
+            None,
+            "Hub id, folder, 'miniature' or 'miniature_dense', instead of the preset's.",
+        ),
         text(
             "attention",
             None,

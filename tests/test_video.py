@@ -234,7 +234,7 @@ def test_of_many_classes_the_legend_has_those_of_the_frame():
 # ------------------------------------------------------------------------------- labels
 
 
-def noisy(scene, count, sigma=20.0):
+def noisy(scene, count, sigma=20):
     random = np.random.default_rng(0)
     noise = random.normal(0, sigma, (count, *scene.shape))
     images = np.clip(scene + noise, 0, 255).astype(np.uint8)
@@ -249,7 +249,7 @@ def flicker(found):
 
 def test_smoothing_calms_labels_of_a_noisy_picture_that_stands_still(model, scene):
     setting = pipeline.setting_of(model, "kl")
-    frames = noisy(scene, 8)
+    frames = noisy(scene, 8, sigma=40)
     plain, smoothed = (
         flicker(list(video.segment(model, frames, WORDS, setting, smooth=s))) for s in (0.0, 0.8)
     )

@@ -23,7 +23,7 @@ from dsolo_jax.utils.checks import choose
 # Where a source's name alone is given.
 _DINO = {"dino": "facebook/dino-vitb16", "dinov2": "facebook/dinov2-base"}
 HUB_IDS = {**stable_diffusion.HUB_IDS, **_DINO}
-SOURCES = (*HUB_IDS, *BUNDLED, "appearance", "clip")
+SOURCES = (*HUB_IDS, *BUNDLED["stable_diffusion"], "appearance", "clip")
 
 # What each module gives is said in `attention.common`.
 _KINDS: dict[str, Any] = {
@@ -122,7 +122,7 @@ def _kind(name: str) -> str:
     """The architecture: known of our own names, otherwise by what the folder holds."""
     if name in ("appearance", "clip"):
         return name
-    if name in HUB_IDS or name in BUNDLED:
+    if name in SOURCES:
         return "dino" if name in _DINO else "stable_diffusion"
     if not os.path.exists(os.path.expanduser(name)) and "/" not in name:
         choose("attention source (no folder, nor a hub id owner/name)", name, SOURCES)

@@ -67,7 +67,8 @@ def load(source: str | os.PathLike, dtype: DTypeLike | None = None) -> tuple[Cli
     """Loads config and parameters of a CLIP checkpoint.
 
     Args:
-        source: a folder in the layout of transformers' CLIPModel, a hub id, or "miniature".
+        source: a folder in the layout of transformers' CLIPModel, a hub id, "miniature" or
+            "miniature_dense".
         dtype: of the weights, and so of the activations; float32 if None, whatever the file holds.
 
     Raises:

@@ -18,7 +18,10 @@ def add_model(command: argparse.ArgumentParser) -> None:
     add("--classes", required=True, help="separated by ';', synonyms by ','; or a .txt file")
     add("--background", action="store_true", help="add a class for everything else")
     add("--preset", default="dslo_b16", help=f"one of: {', '.join(dsolo.PRESETS)}")
-    add("--clip", help="a hub id, a folder or 'miniature', instead of the preset's CLIP")
+    add(
+        "--clip",
+        help="a hub id, a folder, 'miniature' or 'miniature_dense', instead of the preset's",
+    )
     add("--attention", help="source of the patch graph, instead of the preset's")
     methods = ", ".join(METHODS)
     add("--method", choices=METHODS, metavar="NAME", help=f"instead of the preset's: {methods}")

@@ -21,6 +21,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from dsolo_jax import background, devices, images, pipeline, vocabulary
+from dsolo_jax.assets import BUNDLED
 from dsolo_jax.attention.sources import SOURCES
 from dsolo_jax.datasets.miniature import CLASSES
 from dsolo_jax.model import PRESETS, Model, load
@@ -190,7 +191,7 @@ class Service:
             result = pipeline.result(encoded, scores, words, setting.readings)
             seconds = time.perf_counter() - start
             forget_programs()
-        said = remark(asked, size) if model.config.tokenizer == "miniature" else ""
+        said = remark(asked, size) if model.config.tokenizer in BUNDLED["clip"] else ""
         return Answer(result, scores, size, seconds, known, said)
 
     def _model(self, preset: str, source: str) -> Model:

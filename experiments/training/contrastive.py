@@ -4,7 +4,6 @@ The networks are those of `dsolo_jax.clip`. Letters: B pictures, S their side in
 size, L tokens, V nouns, D shared space.
 """
 
-import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -24,23 +23,20 @@ LENGTH = 48  # of the longest caption, tokens
 def config(vocabulary: int) -> ClipConfig:
     """The network for a vocabulary whose last token ends a text."""
     return ClipConfig(
-        vision=VisionConfig(128, 512, 4, 4, image_size=SIZE, patch_size=PATCH),
+        vision=VisionConfig(128, 512, 5, 4, image_size=SIZE, patch_size=PATCH),
         text=TextConfig(vocabulary, 128, 512, 2, 4, LENGTH, eos_token_id=vocabulary - 1),
         projection_dim=128,
     )
 
 
 class Batch(NamedTuple):
-    """Pictures in 0..1, a caption of each, and a prompt of each noun asked for.
+    """Pictures in 0..1, k captions of each, and a prompt of each noun asked for.
 
-    corner: (row, column) of the positions of whole scenes at which smaller pictures lie, so that
-        all positions are trained, at their own distances, long before whole scenes are.
     named: whether a picture's captions enumerate the noun; a row of none says nothing.
     """
 
     pictures: Float[Array, "B S S 3"]
-    corner: Int[Array, "2"]
-    captions: Int[Array, "B L"]
+    captions: Int[Array, "k B L"]
     prompts: Int[Array, "V L"]
     named: Bool[Array, "B V"]
 
@@ -94,14 +90,43 @@ def _sines(side: int, width: int) -> Float[Array, "1+N W"]:
     return jnp.asarray(np.pad(table, ((1, 0), (0, 0))), jnp.float32)
 
 
+# Of the mean beside the class token's own stream, which no hint has taught anything.
+_GAIN = 100.0
+
+
+def taught(params: Params, vision: Params, teacher: Params) -> Params:
+    """Puts in place what a teacher gave: its text tower, its features and how it pools them.
+
+    Args:
+        params: random ones, see `init`.
+        vision: of a tower that has one block fewer and has learned the teacher's features, see
+            `hints`. The last block starts as their mean over the patches, by a flat attention whose
+            values are what it is given and by an MLP that adds nothing, so that the class token
+            starts where the teacher ends.
+        teacher: see `teacher.init`.
+    """
+    (name,) = params["vision"].keys() - vision.keys()
+    last = params["vision"][name]
+    width = len(vision["class_embedding"])
+    whole = {
+        "query": {"kernel": 0.1 * last["query"]["kernel"], "bias": last["query"]["bias"]},
+        "value": {"kernel": jnp.eye(width), "bias": jnp.zeros(width)},
+        "out": {"kernel": _GAIN * jnp.eye(width), "bias": jnp.zeros(width)},
+        "contract": jax.tree.map(jnp.zeros_like, last["contract"]),
+    }
+    grown = {"vision": vision | {name: last | whole}}
+    return params | grown | {part: teacher[part] for part in ("text", "logit_scale")}
+
+
 def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
     """Muon for the matrices, Adam for all else; `schedule` scales the rates of both."""
 
     def matrices(params):
-        rows_and_columns = optax.contrib.MuonDimensionNumbers()
-        return unflatten(
-            {k: rows_and_columns if k.endswith("/kernel") else None for k in flatten(params)}
-        )
+        """A kernel's last axis is what comes out, all others are what goes in."""
+        flat = flatten(params)
+        axes = {k: tuple(range(x.ndim)) for k, x in flat.items() if k.endswith("/kernel")}
+        numbers = {k: optax.contrib.MuonDimensionNumbers(x[:-1], x[-1]) for k, x in axes.items()}
+        return unflatten({k: numbers.get(k) for k in flat})
 
     return optax.chain(
         optax.clip_by_global_norm(5.0),
@@ -118,24 +143,52 @@ def optimizer(schedule: optax.Schedule) -> optax.GradientTransformation:
 # ------------------------------------------------------------------------------------ losses
 
 
-def loss(params: Params, batch: Batch, config: ClipConfig) -> Float[Array, ""]:
-    """Captions against pictures, nouns against pictures, and nouns against where they look."""
+def hints(
+    params: Params,
+    batch: tuple[Float[Array, "B S S 3"], Float[Array, "B h w D"]],
+    config: ClipConfig,
+) -> Float[Array, ""]:
+    """Mean squared error of patches that foretell a teacher's features (FitNets, Romero 2015).
+
+    Args:
+        batch: pictures in 0..1, and the features.
+    """
+    pictures, features = batch
+    return jnp.mean((encode(params, pictures, config).patches - features) ** 2)
+
+
+def plain(params: Params, batch: Batch, config: ClipConfig) -> Float[Array, ""]:
+    """CLIP's own loss, which asks nothing of the patches."""
+    pictures = unit(encode(params, batch.pictures, config).pooled)
+    return sentences(params, pictures, batch.captions, config)
+
+
+def dense(params: Params, batch: Batch, config: ClipConfig) -> Float[Array, ""]:
+    """CLIP's loss, and nouns against pictures and against the patches they look at."""
     whole, local = (
-        encode(params, batch.pictures, config, batch.corner, start)
-        for start in ("vanilla", "maskclip")
+        encode(params, batch.pictures, config, start) for start in ("vanilla", "maskclip")
     )
-    pictures = _unit(whole.pooled)
-    texts = batch.captions, batch.prompts
-    captions, prompts = (_unit(clip.encode_text(params, config, tokens)) for tokens in texts)
-    scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(100.0)))
-    same = (batch.captions[:, None] == batch.captions[None]).all(axis=-1)
+    pictures = unit(whole.pooled)
+    prompts = unit(clip.encode_text(params, config, batch.prompts))
     sharpness = jnp.exp(params["regions"]["sharpness"])
-    regions = look(_unit(local.patches), _unit(whole.patches), prompts, sharpness)
+    regions = look(unit(local.patches), unit(whole.patches), prompts, sharpness)
     return (
-        contrast(scale * pictures @ captions.T, same)
+        sentences(params, pictures, batch.captions, config)
         + naming(_logits(params["nouns"], pictures @ prompts.T), batch.named)
         + naming(_logits(params["regions"], regions), batch.named)
     )
+
+
+def sentences(
+    params: Params, pictures: Float[Array, "B D"], captions: Int[Array, "k B L"], config: ClipConfig
+) -> Float[Array, ""]:
+    """CLIP's loss of pictures, embedded with length 1, and a caption of each; mean over the k."""
+    k, b, length = captions.shape
+    texts = unit(clip.encode_text(params, config, captions.reshape(k * b, length)))
+    scale = jnp.exp(jnp.minimum(params["logit_scale"], jnp.log(100.0)))
+    logits = scale * pictures @ texts.reshape(k, b, -1).mT
+    same = (captions[:, :, None] == captions[:, None]).all(axis=-1)
+    return jax.vmap(contrast)(logits, same).mean()
 
 
 def _logits(params: Params, cosines: Array) -> Array:
@@ -172,25 +225,12 @@ def naming(logits: Float[Array, "B V"], named: Bool[Array, "B V"]) -> Float[Arra
 
 
 def encode(
-    params: Params,
-    pictures: Float[Array, "B S S 3"],
-    config: ClipConfig,
-    corner: Int[Array, "2"] | tuple[int, int],
-    start: str,
+    params: Params, pictures: Float[Array, "B S S 3"], config: ClipConfig, start: str = "vanilla"
 ) -> clip.ImageEncoding:
-    """Encodes square pictures in 0..1, no larger than whole scenes; see `Batch` for `corner`."""
-    vision, patch = params["vision"], config.vision.patch_size
-    side, part = config.vision.image_size // patch, pictures.shape[1] // patch
-    table = vision["positions"][1:].reshape(side, side, -1)
-    cut = jax.lax.dynamic_slice(table, (*corner, 0), (part, part, table.shape[-1]))
-    positions = jnp.concatenate([vision["positions"][:1], cut.reshape(part * part, -1)])
-    smaller = dataclasses.replace(
-        config, vision=dataclasses.replace(config.vision, image_size=pictures.shape[1])
-    )
+    """Encodes pictures in 0..1."""
     pixels = (pictures - jnp.array(config.image_mean)) / jnp.array(config.image_std)
-    moved = params | {"vision": vision | {"positions": positions}}
-    return clip.encode_image(moved, smaller, pixels, start=start)
+    return clip.encode_image(params, config, pixels, start=start)
 
 
-def _unit(x: Array) -> Array:
+def unit(x: Array) -> Array:
     return x / jnp.linalg.norm(x, axis=-1, keepdims=True)

@@ -6,9 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from dsolo_jax import clip, images
-from dsolo_jax.checkpoints import Params
-from dsolo_jax.clip import ClipConfig
 from dsolo_jax.datasets import miniature
 from dsolo_jax.templates import IMAGENET_TEMPLATES
 from experiments.training.captioned import Canvas, enumerated
@@ -41,21 +38,24 @@ def examples(seed: int, split: str, canvas: Canvas, count: int) -> Examples:
 
 
 def report(
-    params: Params,
-    config: ClipConfig,
     given: Examples,
-    tokenize: Callable[[Sequence[str]], np.ndarray],
+    embed_pictures: Callable[[np.ndarray], np.ndarray],
+    embed_texts: Callable[[Sequence[str]], np.ndarray],
 ) -> dict[str, float]:
-    """Measures `recall` among `AMONG`, and `mean_precision` of what is there, by kind."""
+    """Measures `recall` among `AMONG`, and `mean_precision` of what is there, by kind.
 
-    def texts(given: Sequence[str]) -> np.ndarray:
-        return _embed(lambda x: clip.encode_text(params, config, x), tokenize(given))
-
-    normalised = [images.normalise(x, config.image_mean, config.image_std) for x in given.pictures]
-    pictures = _embed(lambda x: clip.encode_image(params, config, x).pooled, np.stack(normalised))
-    captions = texts(given.captions)
+    Args:
+        embed_pictures: gives embeddings [n, D] of pictures uint8 [n, S, S, 3].
+        embed_texts: gives those of texts.
+    """
+    pictures = _embed(embed_pictures, np.stack(given.pictures))
+    captions = _embed(embed_texts, given.captions)
     prompts = [form.format(name) for name in miniature.CLASSES for form in IMAGENET_TEMPLATES]
-    classes = texts(prompts).reshape(len(miniature.CLASSES), -1, config.projection_dim).mean(1)
+    classes = (
+        _embed(embed_texts, prompts)
+        .reshape(len(miniature.CLASSES), len(IMAGENET_TEMPLATES), -1)
+        .mean(1)
+    )
     scores = pictures @ classes.T / np.linalg.norm(classes, axis=-1)
     groups = [slice(i, i + AMONG) for i in range(0, len(pictures), AMONG)]
     found = [recall(pictures[g] @ captions[g].T, given.captions[g]) for g in groups]
@@ -96,8 +96,8 @@ def precision(scores: Float[np.ndarray, "n"], true: Bool[np.ndarray, "n"]) -> fl
     return float((ranked.cumsum() / np.arange(1, len(ranked) + 1))[ranked].mean())
 
 
-def _embed(encode: Callable, inputs: np.ndarray) -> Float[np.ndarray, "n D"]:
+def _embed(embed: Callable, inputs: Sequence) -> Float[np.ndarray, "n D"]:
     """Embeds in batches, to length 1."""
     starts = range(0, len(inputs), _BATCH)
-    found = np.concatenate([encode(inputs[i : i + _BATCH]) for i in starts])
+    found = np.concatenate([embed(inputs[i : i + _BATCH]) for i in starts])
     return found / np.linalg.norm(found, axis=-1, keepdims=True)

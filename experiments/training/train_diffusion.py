@@ -32,10 +32,9 @@ from experiments.training.tokenizer import write_tokenizer
 
 loop.define_flags()
 
-_SCENES, _AUTOENCODER_STEPS, _DENOISER_STEPS = 4000, 800, 2000  # times the share
+_SCENES, _AUTOENCODER_STEPS, _DENOISER_STEPS = 8000, 3000, 10000  # times the share
 _BATCH = 8
 _PIXEL_CROP, _LATENT_CROP = 48, 16  # sides of what autoencoder and denoiser see of a picture
-_LATENTS = 2000  # of the pictures the denoiser sees, at most
 _CAPTIONS = 4  # of each scene
 _DROPPED = 0.3  # of the captions: a graph is asked for without one
 _VOCABULARY = 1024
@@ -96,15 +95,18 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
         every=every,
         report=lambda params: {"tune_squared_error": float(error(params, pixels=tune_pixels[:16]))},
     )
-    config, latents = _scaled(autoencoder, pictures[:_LATENTS], int(empty.max()))
+    config, latents = _scaled(autoencoder, pictures, int(empty.max()))
 
-    def measured(weights: str, params: Params, timestep: int) -> str:
-        """A row of the card."""
+    def shares(params: Params, timestep: int = 100) -> list[float]:
+        """How much a patch looks at its own class: own, flat, own of things, flat of things."""
         prompt = encode_tokens(params["text"], config.text, empty[None])[0]
         whole = {"unet": params["unet"], "vae": autoencoder["encoder"], "prompt": prompt}
         graph = stable_diffusion.self_attention(whole, config, tune_pixels, timestep=timestep)
-        shares = own_mass(np.asarray(graph), tune_labels, miniature.NUM_STUFF)
-        return f"| {weights} | {timestep} | {' | '.join(f'{x:.2f}' for x in shares)} |"
+        return own_mass(np.asarray(graph), tune_labels, miniature.NUM_STUFF)
+
+    def row(weights: str, params: Params, timestep: int) -> str:
+        values = " | ".join(f"{x:.2f}" for x in shares(params, timestep))
+        return f"| {weights} | {timestep} | {values} |"
 
     start = diffusion.init_denoiser(config, seed)
     denoiser = loop.train(
@@ -115,6 +117,7 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
         denoiser_steps,
         folder / "denoiser.safetensors",
         every=every,
+        report=lambda params: dict(zip(("own", "own_things"), shares(params)[::2], strict=True)),
     )
     target = folder / "stable_diffusion"
     save(target, config, autoencoder, denoiser, folder / "tokenizer")
@@ -131,7 +134,7 @@ def train(folder: Path, seed: int, share: float, every: int) -> str:
         denoiser_steps=denoiser_steps,
         loss=last[1]["loss"],
         tune=_TUNE_SCENES,
-        rows="\n".join(measured(*row) for row in rows),
+        rows="\n".join(row(*each) for each in rows),
     )
     write_text(target / "README.md", card)
     return card

@@ -1,6 +1,7 @@
 """experiments.eval: its numbers recomputed, its interruptions survived, its errors clear."""
 
 import csv
+import dataclasses
 import fcntl
 import json
 import os
@@ -24,6 +25,7 @@ import dsolo_jax as dsolo
 from dsolo_jax import datasets, draw, images, metrics
 from dsolo_jax.assets import bundled
 from dsolo_jax.datasets import miniature
+from dsolo_jax.readings import described
 from dsolo_jax.utils import fingerprint
 from experiments import evaluation
 from experiments.evaluation import Run, evaluate, made_with
@@ -459,23 +461,20 @@ def test_a_damaged_picture_is_named(model, dataset, tmp_path):
 
 
 def test_readings_change_the_result_and_are_recorded(commanded, tmp_path):
-    flags = (*MINIATURE, f"--limit={SCENES}", "--readings=robust, start=maskclip, tau=0.3")
+    usual = dsolo.model.PRESETS["miniature"].readings
+    said, changed = described(usual), described(dataclasses.replace(usual, tau=0.6))
+    flags = (*MINIATURE, f"--limit={SCENES}", f"--readings={changed.replace(',', ', ')}")
     done = call("eval", *flags, f"--output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     results, before = results_of(tmp_path), results_of(commanded)
-    assert results["config"]["readings"] == "robust,start=maskclip,tau=0.3"
-    assert results["config"] | {"readings": "robust,start=maskclip"} == before["config"]
+    assert results["config"]["readings"] == changed
+    assert results["config"] | {"readings": said} == before["config"]
     assert results["miou"] != before["miou"]
 
     done = call("eval", *flags, f"--output_dir={commanded}")
-    assert (
-        done.returncode == 1
-        and (
-            "holds a run with other settings (readings 'robust,start=maskclip' there, "
-            "'robust,start=maskclip,tau=0.3' now)"
-        )
-        in done.stderr
-    )
+    assert done.returncode == 1
+    told = f"holds a run with other settings (readings '{said}' there, '{changed}' now)"
+    assert told in done.stderr
 
 
 @pytest.mark.parametrize("method", ["kl", "logits"])

@@ -11,22 +11,23 @@ import pytest
 from running import driver
 
 from dsolo_jax import clip, images
+from dsolo_jax.checkpoints import flatten
 from dsolo_jax.clip import ClipConfig, TextConfig, VisionConfig
 from dsolo_jax.datasets import miniature
-from experiments.training import captioned, contrastive, retrieval
+from experiments.training import captioned, contrastive, retrieval, teacher
 from experiments.training.captioned import Canvas
 
 train_clip = driver("training.train_clip")
-Phase = train_clip.Phase
+Stretch = train_clip.Stretch
 
 WHOLE = Canvas(112, (1, 4), (2, 3))
 
 
 def config(vocabulary=40):
     return ClipConfig(
-        VisionConfig(32, 64, 1, 2, image_size=112, patch_size=8),
+        VisionConfig(32, 64, 2, 2, image_size=112, patch_size=8),
         TextConfig(vocabulary, 32, 64, 1, 2, 48, eos_token_id=vocabulary - 1),
-        projection_dim=16,
+        projection_dim=128,  # of the teacher too
     )
 
 
@@ -86,6 +87,19 @@ def test_equal_sentences_are_no_one_s_mistake():
     assert contrastive.contrast(apart, same) > 5
 
 
+def test_sentences_are_contrasted_one_of_each_picture_at_a_time(params):
+    random = np.random.default_rng(0)
+    captions = jnp.asarray(random.integers(0, 40, (2, 3, 8))).at[1, 2].set(3).at[1, 0].set(3)
+    pictures = contrastive.unit(jnp.asarray(random.standard_normal((3, 128)), jnp.float32))
+    losses = []
+    for k, same in enumerate((np.eye(3), [[1, 0, 1], [0, 1, 0], [1, 0, 1]])):
+        texts = contrastive.unit(clip.encode_text(params, config(), captions[k]))
+        logits = jnp.exp(params["logit_scale"]) * pictures @ texts.T
+        losses.append(contrastive.contrast(logits, jnp.asarray(same, bool)))
+    found = contrastive.sentences(params, pictures, captions, config())
+    assert found == pytest.approx(np.mean(losses), rel=1e-5)
+
+
 def test_naming_is_the_likelihood_of_what_is_named():
     random = np.random.default_rng(0)
     logits, named = random.standard_normal((5, 4)), random.random((5, 4)) < 0.4
@@ -113,18 +127,77 @@ def test_a_noun_looks_where_its_map_is_high():
         np.testing.assert_allclose(found, wanted, atol=1e-4)
 
 
-def test_matrices_turn_by_a_rotation_and_all_else_goes_by_adam():
+def test_only_the_dense_loss_asks_something_of_the_patches(params):
     random = np.random.default_rng(0)
-    params = {"a": {"kernel": jnp.ones((6, 4)), "bias": jnp.zeros(3)}}
-    gradient = {"a": {"kernel": 0.1 * random.standard_normal((6, 4)), "bias": np.array([2, -1, 0])}}
-    optimizer = contrastive.optimizer(lambda step: jnp.float32(0.5))
-    found, _ = optimizer.update(jax.tree.map(jnp.float32, gradient), optimizer.init(params), params)
-    decayed = np.asarray(found["a"]["kernel"]) + 0.5 * 0.02 * 0.01 * np.ones((6, 4))
-    values = np.linalg.svd(decayed, compute_uv=False)
-    assert values.max() < 1.8 * values.min() and 0.005 < values.mean() < 0.02
-    step = found["a"]["bias"] / -found["a"]["bias"][0]  # of one size, whatever the gradient's
-    np.testing.assert_allclose(step, [-1, 1, 0], atol=1e-4)
-    assert 5e-4 < found["a"]["bias"][1] < 2e-3
+    batch = contrastive.Batch(
+        jnp.asarray(random.random((3, 112, 112, 3)), jnp.float32),
+        jnp.asarray(random.integers(0, 40, (2, 3, 8))),
+        jnp.asarray(random.integers(0, 40, (2, 8))),
+        jnp.asarray([[True, False], [False, True], [False, False]]),
+    )
+    asked = {}
+    for name, loss in train_clip._LOSSES.items():
+        gradient = flatten(jax.jit(jax.grad(loss), static_argnums=2)(params, batch, config()))
+        asked[name] = {path for path, slope in gradient.items() if np.abs(slope).max() > 0}
+    own = {"nouns/scale", "nouns/bias", "regions/scale", "regions/bias", "regions/sharpness"}
+    assert asked["clip_dense"] - asked["clip"] == own and asked["clip"] < asked["clip_dense"]
+    assert {"logit_scale", "vision/patch_kernel", "text/tokens"} <= asked["clip"]
+
+
+def test_matrices_turn_by_a_rotation_and_all_else_goes_by_adam():
+    """A convolution's kernel as the matrix that it is."""
+    random = np.random.default_rng(0)
+    for shape in ((6, 4), (3, 2, 1, 4)):
+        params = {"a": {"kernel": jnp.ones(shape), "bias": jnp.zeros(3)}}
+        slope = {"kernel": 0.1 * random.standard_normal(shape), "bias": np.array([2, -1, 0])}
+        gradient = jax.tree.map(jnp.float32, {"a": slope})
+        optimizer = contrastive.optimizer(lambda step: jnp.float32(0.5))
+        found, _ = optimizer.update(gradient, optimizer.init(params), params)
+        decayed = np.asarray(found["a"]["kernel"]) + 0.5 * 0.02 * 0.01
+        values = np.linalg.svd(decayed.reshape(6, 4), compute_uv=False)
+        assert values.max() < 1.8 * values.min() and 0.005 < values.mean() < 0.02
+        step = found["a"]["bias"] / -found["a"]["bias"][0]  # of one size, whatever the gradient's
+        np.testing.assert_allclose(step, [-1, 1, 0], atol=1e-4)
+        assert 5e-4 < found["a"]["bias"][1] < 2e-3
+
+
+# ------------------------------------------------------------------------------------ the teacher
+
+
+def test_the_teacher_sees_the_same_wherever_it_lies(params):
+    shown = teacher.init(params, jax.random.key(1))
+    picture = np.random.default_rng(0).random((1, 96, 96, 3)).astype(np.float32)
+    found = teacher.features(shown, jnp.asarray(picture))
+    moved = teacher.features(shown, jnp.asarray(np.roll(picture, (8, 16), axis=(1, 2))))
+    assert found.shape == (1, 12, 12, 128)
+    inside = np.s_[:, 5:-4, 6:-4]  # what no border reaches
+    np.testing.assert_allclose(moved[inside], np.roll(found, (1, 2), (1, 2))[inside], atol=1e-4)
+    mean = np.asarray(found).mean(axis=(1, 2))
+    np.testing.assert_allclose(
+        teacher.embed(shown, jnp.asarray(picture)), mean / np.linalg.norm(mean), atol=1e-5
+    )
+
+
+def test_the_class_token_starts_as_the_mean_of_what_was_foretold(params):
+    """Those are the patches of the tower with one block fewer; the text tower is the teacher's."""
+    shallow = dataclasses.replace(config(), vision=VisionConfig(32, 64, 1, 2, 112, 8))
+    pictures = np.stack([miniature.draw(0, i).image for i in range(4)])
+    vision = contrastive.init(shallow, pictures, jax.random.key(5))["vision"]
+    seen = jnp.asarray(pictures / np.float32(255))
+    shown = jax.tree.map(lambda x: x + 1, {k: params[k] for k in ("text", "logit_scale")})
+    found = contrastive.taught(params, vision, shown)
+    np.testing.assert_array_equal(found["text"]["tokens"], params["text"]["tokens"] + 1)
+    assert jax.tree.map(np.shape, found) == jax.tree.map(np.shape, params)
+
+    def encoded(params, config, start="vanilla"):
+        return contrastive.encode(params, seen, config, start)
+
+    each = encoded({"vision": vision}, shallow).patches.reshape(4, 196, 128)
+    local = encoded(found, config(), "maskclip").patches.reshape(4, 196, 128)
+    np.testing.assert_allclose(local, each, atol=2e-3)  # norms of norms, each with its own ε
+    pooled = contrastive.unit(encoded(found, config()).pooled)
+    likeness = (pooled * contrastive.unit(each.mean(axis=1))).sum(axis=-1)
+    assert likeness.min() > 0.9
 
 
 # ---------------------------------------------------------------------------------- the pictures
@@ -135,24 +208,12 @@ def normalised(pictures):
     return jnp.asarray(np.stack([images.normalise(picture, *of_clip) for picture in pictures]))
 
 
-@pytest.mark.parametrize(("side", "corner"), [(112, (0, 0)), (40, (6, 2))])
-def test_a_picture_is_encoded_as_by_the_library(params, side, corner):
-    """A small one with the positions at its corner of the table."""
-    pictures, (row, column) = np.stack([miniature.draw(0, i, side).image for i in range(2)]), corner
-    table, patches = np.asarray(params["vision"]["positions"]), range(side // 8)
-    cut = [1 + 14 * (row + i) + column + j for i in patches for j in patches]
-    vision = dict(params["vision"], positions=jnp.asarray(table[[0, *cut]]))
-    vision_config = dataclasses.replace(config().vision, image_size=side)
-    small = dataclasses.replace(config(), vision=vision_config)
-    wanted = clip.encode_image(dict(params, vision=vision), small, normalised(pictures))
-    found = contrastive.encode(params, jnp.asarray(pictures / 255), config(), corner, "vanilla")
+def test_a_picture_is_encoded_as_by_the_library(params):
+    pictures = np.stack([miniature.draw(0, i).image for i in range(2)])
+    wanted = clip.encode_image(params, config(), normalised(pictures))
+    found = contrastive.encode(params, jnp.asarray(pictures / 255), config())
     np.testing.assert_allclose(found.pooled, wanted.pooled, atol=2e-5)
     np.testing.assert_allclose(found.patches, wanted.patches, atol=2e-5)
-    if side < 112:
-        assert (
-            np.abs(table[cut] - table[[1 + 14 * i + j for i in patches for j in patches]]).max()
-            > 0.1
-        )
 
 
 def test_patches_start_uncorrelated(params):
@@ -191,36 +252,38 @@ def test_recall_takes_equal_captions_for_equally_right():
 
 def test_a_batch_is_a_function_of_its_step():
     random = np.random.default_rng(0)
-    phases = Phase(Canvas(56, (1, 1), (1, 1)), 9, 2, 4), Phase(WHOLE, 9, 3, 4)
-    data = [
-        captioned.Captioned(
-            random.integers(
-                0, 256, (9, side + captioned.MARGIN, side + captioned.MARGIN, 3), np.uint8
-            ),
+    single = Canvas(56, (1, 1), (1, 1))
+    stretches = {single: Stretch(2, 4), WHOLE: Stretch(3, 5)}
+    data = {
+        canvas: captioned.Captioned(
+            random.integers(0, 256, (9, *2 * [canvas.size + captioned.MARGIN], 3), np.uint8),
             random.integers(0, 30, (9, captioned.CAPTIONS, 12)),
             random.integers(0, 3, (9, captioned.CAPTIONS)),
             random.random((9, 2)) < 0.7,
             ["star", "sand"],
         )
-        for side in (56, 112)
-    ]
+        for canvas in stretches
+    }
+
+    def tokenize(texts):
+        return np.full((len(texts), 9), len(texts[0]))
+
     seen = [
-        [
-            train_clip._batch(
-                step, phases, data, lambda texts: np.full((len(texts), 9), len(texts[0])), seed=1
-            )
-            for step in range(5)
-        ]
+        [train_clip._batch(step, stretches, data, tokenize, seed=1) for step in range(5)]
         for _ in range(2)
     ]
     for first, again in zip(*seen, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
         assert first.pictures.dtype == np.float32 and 0 <= first.pictures.min()
         assert 0.9 < first.pictures.max() <= 1
-        side = first.pictures.shape[1] // 8
-        assert (first.corner >= 0).all() and (first.corner + side <= 14).all()
-    assert [batch.pictures.shape[1] for batch in seen[0]] == [56, 56, 112, 112, 112]
+    sizes = [batch.pictures.shape[:2] for batch in seen[0]]
+    assert sizes == [(4, 56), (4, 56), (5, 112), (5, 112), (5, 112)]
     assert not np.array_equal(seen[0][0].pictures, seen[0][1].pictures)
+    shown = teacher.init({"text": None, "logit_scale": None}, jax.random.key(0))
+    pictures, hints = train_clip._hints(3, 2, 1, data[WHOLE].images, shown)
+    assert pictures.shape == (2, 112, 112, 3) and hints.shape == (2, 14, 14, 128)
+    again = train_clip._hints(3, 2, 1, data[WHOLE].images, shown)
+    np.testing.assert_array_equal(pictures, again[0])
 
 
 @pytest.fixture(scope="module")
@@ -228,8 +291,10 @@ def trained(tmp_path_factory):
     """A run of few steps of a tiny network: its folder and its card."""
     folder = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
-        phases = (Phase(Canvas(56, (1, 4), (2, 3)), scenes=8, steps=3, batch=4),)
-        patch.setattr(train_clip, "_PHASES", phases)
+        patch.setattr(train_clip, "_SCENES", {WHOLE: 8})
+        patch.setattr(train_clip, "_TEACHER", {WHOLE: Stretch(2, 4)})
+        patch.setattr(train_clip, "_HINTS", Stretch(2, 4))
+        patch.setattr(train_clip, "_LAST", Stretch(3, 4))
         patch.setattr(train_clip, "_HELD_OUT", 16)
         patch.setattr(train_clip, "_MEASURED", {"validation": 16})
         patch.setattr(train_clip, "_PROMPT", 40)
@@ -241,19 +306,23 @@ def trained(tmp_path_factory):
     return folder, card
 
 
-def test_a_run_leaves_a_checkpoint_its_log_and_its_card(trained):
+def test_a_run_leaves_checkpoints_their_logs_and_their_cards(trained):
     from transformers import CLIPModel, CLIPTokenizer
 
-    folder, card = trained
-    assert "--seed=1`" in card and "apache-2.0" in card
-    assert (folder / "clip" / "README.md").read_text() == card
-    lines = (folder / "clip" / "training.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    assert [row["step"] for row in rows] == [2, 3]
-    assert all(0 <= row["map_stuff"] <= 1 and row["loss"] > 0 for row in rows)
-    model = CLIPModel.from_pretrained(folder / "clip")
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "clip")
-    assert model.config.vision_config.hidden_size == 32 and len(tokenizer("a star").input_ids) == 4
+    folder, printed = trained
+    for name in ("clip", "clip_dense"):
+        card = (folder / name / "README.md").read_text()
+        assert "--seed=1`" in card and "apache-2.0" in card and card in printed
+        assert ("SigLIP" in card) == (name == "clip_dense")
+        assert {path.stem for path in (folder / name).glob("*.jsonl")} == {"teacher", "hints", name}
+        lines = (folder / name / f"{name}.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["step"] for row in rows] == [2, 3]
+        assert all(0 <= row["map_stuff"] <= 1 and row["loss"] > 0 for row in rows)
+        model = CLIPModel.from_pretrained(folder / name)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / name)
+        assert model.config.vision_config.hidden_size == 32
+        assert len(tokenizer("a star").input_ids) == 4
 
 
 @pytest.mark.parametrize(("seed", "share"), [(2, 1.0), (1, 0.5)])

@@ -173,8 +173,10 @@ def test_a_cut_off_run_resumes_its_subsets_too(tiny_clip, evaluated, tmp_path):
         assert again[name] == whole[name]
 
 
-def test_only_its_own_name_is_bundled(tmp_path):
+def test_only_its_own_names_are_bundled(tmp_path):
     assert Path(bundled("miniature", "clip")).parent.name == "miniature"
+    assert Path(bundled("miniature_dense", "clip")).is_dir()
+    assert bundled("miniature_dense", "stable_diffusion") == "miniature_dense"
     assert bundled(tmp_path, "clip") == tmp_path and bundled("openai/x", "clip") == "openai/x"
 
 

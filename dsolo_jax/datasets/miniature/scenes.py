@@ -22,7 +22,7 @@ from dsolo_jax.utils.checks import choose
 SPLITS = ("train", "tune", "validation")
 
 # Share of the things outside train whose colour or pattern train never shows on them.
-_UNSEEN = 1 / 5
+_UNSEEN = 1 / 3
 
 _RADIUS = (19.0, 30.0)  # pixels, at any canvas
 _OUTLINE = 2.6  # pixels
@@ -71,7 +71,7 @@ def draw(
         index: of the scene in its split; any number from 0.
         size: side of the canvas, or (height, width), in pixels. Things and textures keep their
             scale.
-        split: "train", or "tune" or "validation", where a fifth of the things have a colour or a
+        split: "train", or "tune" or "validation", where a third of the things have a colour or a
             pattern that train never shows on them.
         things, stuff: least and largest number of things and regions. A thing that finds no place
             where it would hide little of the others is left out.
@@ -140,13 +140,9 @@ def _item(rng: np.random.Generator, number: int, split: str) -> Item:
 
 
 def _word(rng: np.random.Generator, look: Look, number: int, unseen: bool) -> str:
-    """The thing's favourite or another that train may show, or else one that train never shows."""
-    favourite, never = look.words[number], look.unseen[THINGS[number]]
-    if unseen:
-        return str(rng.choice(never))
-    if rng.random() < look.share:
-        return favourite
-    return str(rng.choice([word for word in look.words if word not in (favourite, *never)]))
+    """One that train never shows on the thing, or one that it may show; each as likely."""
+    never = look.unseen[THINGS[number]]
+    return str(rng.choice(never if unseen else [w for w in look.words if w not in never]))
 
 
 def _put(
