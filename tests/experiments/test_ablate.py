@@ -277,8 +277,11 @@ def test_a_row_of_the_ladder_is_eval_with_its_readings(row, ladder, load, datase
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (["--tables=tao"], "unknown table of appearance 'tao' (did you mean 'tau'?)"),
-        (["--tables=timestep"], "unknown table of appearance 'timestep'; choose one of: ladder"),
+        (["--tables=tao"], "unknown table of miniature 'tao' (did you mean 'tau'?)"),
+        (
+            ["--tables=timestep", "--attention=appearance"],
+            "unknown table of appearance 'timestep'; choose one of: ladder",
+        ),
         (["--variants=papre"], "unknown readings 'papre' (did you mean 'paper'?)"),
         (["--search=2", "--variants=robst"], "unknown readings 'robst' (did you mean 'robust'?)"),
         (["--search=2", "--tables=tau"], "--tables would do nothing with --search"),

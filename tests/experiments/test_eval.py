@@ -515,7 +515,10 @@ def folder_flags(dataset, tmp_path_factory):
         (["--reduce_zero_label"], "--reduce_zero_label would do nothing with --dataset=folder"),
         (["--data_dir=x", "--world_seed=1"], "would do nothing with --dataset=folder, it is for"),
         (["--logit_scale=50"], "--logit_scale would do nothing with --dataset=folder, where no"),
-        (["--timestep=50"], "timestep is 50 for appearance; wanted"),
+        (
+            ["--timestep=50", "--attention=appearance"],
+            "timestep is 50 for appearance; wanted",
+        ),
         (["--layers=0", "--method=kl"], "--layers would do nothing with --method=kl"),
     ],
 )

@@ -26,7 +26,7 @@ from dsolo_jax.utils import files
 from experiments import ablation, comparison, evaluation, search
 from experiments.benchmarks import memory, networks, peers, pipeline, questions, solver, upsample
 from experiments.benchmarks.running import Case
-from experiments.training import contrastive, diffusion, loop, retrieval
+from experiments.training import contrastive, diffusion, loop, retrieval, teacher
 from tests.datasets import originals
 
 TESTS = Path(__file__).parents[1]
@@ -333,6 +333,7 @@ def watched(model, seen):
             (loop, "train", train),
             (retrieval, "examples", lambda *given: None),
             (contrastive, "init", lambda *given: None),
+            (teacher, "init", lambda *given: None),
             (diffusion, "init_autoencoder", lambda *given: None),
             (prepared, "prepare", stop),
             (miniature, "prepare", stop),
@@ -418,7 +419,8 @@ def test_a_threshold_on_areas_has_no_logit_scale(places, model, tmp_path):
 
 @pytest.mark.parametrize("command", ["eval", "ablate"])
 def test_a_timestep_of_a_source_without_steps_is_refused_as_it_is_loaded(command, tmp_path):
-    ended = call(command, *_WORLD.split(), "--timestep=300", f"--output_dir={tmp_path}/run")
+    flags = (*_WORLD.split(), "--attention=appearance", "--timestep=300")
+    ended = call(command, *flags, f"--output_dir={tmp_path}/run")
     assert ended.returncode == 1
     assert ended.stderr.startswith("error: ") and "timestep is 300 for appearance" in ended.stderr
 
