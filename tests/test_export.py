@@ -108,7 +108,8 @@ def test_what_it_says_of_itself_is_what_it_is(exported, miniature_model):
     ]
     # Nothing that the program does not look at: no text tower.
     assert len(program.module_kept_var_idx) == len(program.in_avals)
-    params = {"clip": {"vision": miniature_model.params["clip"]["vision"]}}
+    parts = miniature_model.params
+    params = {"clip": {"vision": parts["clip"]["vision"]}, "attention": parts["attention"]}
     assert {x["name"] for x in content["weights"]} <= {*checkpoints.flatten(params), "text"}
     size = sum(path.stat().st_size for path in exported.iterdir())
     assert size < 1.3 * 4 * sum(np.prod(x["shape"]) for x in content["weights"])

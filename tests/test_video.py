@@ -1,5 +1,6 @@
 """Videos in and out, against PyAV used plainly, and what becomes of labels between frames."""
 
+import dataclasses
 import itertools
 from fractions import Fraction
 
@@ -249,11 +250,14 @@ def flicker(found):
 
 def test_smoothing_calms_labels_of_a_noisy_picture_that_stands_still(model, scene):
     setting = pipeline.setting_of(model, "kl")
+    # What follows the colours of each frame follows their noise too, which is not smoothed.
+    readings = dataclasses.replace(setting.readings, upsample="bilinear")
+    setting = setting._replace(readings=readings)
     frames = noisy(scene, 8, sigma=40)
     plain, smoothed = (
         flicker(list(video.segment(model, frames, WORDS, setting, smooth=s))) for s in (0.0, 0.8)
     )
-    assert plain > 0.05 and smoothed < 0.65 * plain, (
+    assert plain > 0.05 and smoothed < 0.4 * plain, (
         f"{plain:.1%} of pixels, smoothed {smoothed:.1%}"
     )
 
