@@ -1,7 +1,7 @@
 """A small convolutional CLIP that shows a vision transformer what to look at.
 
-Convolutions learn shapes from a tenth of the pictures that a transformer needs, as what they learn
-at one place they know everywhere. So one is trained first, by CLIP's own loss on the same pictures
+Convolutions learn shapes from far fewer pictures than a transformer needs, as what they learn at
+one place they know everywhere. So one is trained first, by CLIP's own loss on the same pictures
 and sentences, and the transformer starts as what has learned to foretell its features. Letters: B
 pictures, S their side in pixels, D shared space.
 """
